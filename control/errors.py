@@ -1,0 +1,27 @@
+"""What can go wrong at control. The type says whose fault it is; the sentence says who, expected, got, what next."""
+
+from __future__ import annotations
+
+
+class ControlError(Exception):
+    """Anything that control or a client of it raises on purpose."""
+
+
+class WireError(ControlError):
+    """A frame that is not one of our messages: too large, wrong type, unknown tag."""
+
+
+class TreeError(ControlError, ValueError):
+    """A tree that can't be: its text or its paths break a rule."""
+
+
+class LedgerError(ControlError):
+    """The ledger can't be opened, read or written."""
+
+
+class NoAnswer(ControlError, TimeoutError):
+    """Control did not answer within the time given."""
+
+
+class OrderRefused(ControlError):
+    """Control understood the order and will not do it; the text says why."""

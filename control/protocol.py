@@ -1,0 +1,397 @@
+"""Every message that control, spheres and clients exchange, one frozen class each.
+
+Laws
+  1. A message is a value: keyword-only, typed, checked on decode; an unknown tag or a wrong type is refused whole.
+  2. Messages of spheres carry the generation they speak for, (incarnation of control, number); what speaks for an
+     older one is stale and is dropped before it is looked at.
+  3. Facts are levels, not events: a heartbeat repeats what is true (phase, position, `failed_in`, the newest order
+     heard), so a lost message heals with the next one.
+  4. New fields get defaults; a field's meaning is never reused.
+
+Durations are in seconds and end in `_s`; no instant ever crosses machines.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TypeAlias
+
+import msgspec
+
+Generation: TypeAlias = tuple[int, int]
+"""(incarnation of control, number). (0, 0) is "none yet"; compared in this order."""
+
+NO_GENERATION: Generation = (0, 0)
+
+
+class Position(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """Where a sphere stands. Compared as a tuple: a restore opens a lineage, an attempt repeats a step."""
+
+    lineage: int = 0
+    version: int = 0
+    attempt: int = 0
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    """What every message shares: the class name is the tag on the wire."""
+
+
+class Phase(enum.Enum):
+    """What a sphere's main thread is doing. Only `COMPUTING` can be stuck; the others wait for somebody."""
+
+    STARTING = "starting"
+    ADMITTED = "admitted"
+    FROZEN = "frozen"
+    BUILDING = "building"
+    FETCHING = "fetching"
+    COMPUTING = "computing"
+    REDUCING = "reducing"
+    PAUSED = "paused"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Orders are one numbered wanted state: number n holds everything that orders 1..n asked for."""
+
+    number: int = 0
+    paused: bool = False
+    stopped: bool = False
+    learning_rate: float | None = None
+    """The base rate that the schedule multiplies; None: the config's."""
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One sphere in a generation: its id (used once, ever), where it says it is, and where peers reach it."""
+
+    sphere: int
+    path: str
+    address: str = "127.0.0.1"
+
+
+# ---------------------------------------------------------------- spheres to control
+
+
+class Hello(Message):
+    """I am here. Sent first on a connection, before torch work; control answers Welcome or Refused."""
+
+    run_id: str
+    path: str
+    pid: int
+    host: str
+    address: str = "127.0.0.1"
+    sphere: int = 0
+    """0: give me an id. Else: I am this sphere, come back after a broken connection."""
+
+
+class Proof(Message):
+    """My fingerprint and probe: equal to everybody's, or I am refused by the field that differs.
+
+    fingerprint: field name -> value, in the order in which a difference should be named.
+    micro_batches: of a step; max_steps: the version at which the run ends. Equal on all, by the fingerprint.
+    """
+
+    fingerprint: dict[str, str]
+    micro_batches: int
+    max_steps: int
+
+
+class Beat(Message):
+    """The heartbeat: what is true of me now."""
+
+    generation: Generation
+    number: int
+    """Counts this sphere's beats."""
+    echo: int
+    """The newest Tick.number I heard: alive means fresh in both directions."""
+    phase: Phase
+    position: Position
+    units_done: int = 0
+    """Micro-batches finished at this position."""
+    units_dealt: int = 0
+    failed_in: Generation = NO_GENERATION
+    seen: int = 0
+    """The newest order number heard, without a gap."""
+    in_force: int = 0
+    rss_bytes: int = 0
+    cpu_s: float = 0.0
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The last transition: what a sphere one step behind, holding the sums, needs to follow."""
+
+    start: Position
+    end: Position
+    weight: int
+    exponents: list[int]
+    learning_rate: float | None
+    in_force: int
+
+
+class Row(Message):
+    """Version `version` exists; its update used these numbers. The same from every sphere but for the seconds.
+
+    check: wrapping int64 sum over the weights' bits; the next tail finds it equal on all, or is not taken.
+    digest: sha256 where it was taken (verify_interval, v0, the end), else None.
+    """
+
+    generation: Generation
+    version: int
+    lineage: int = 0
+    loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    weight: int = 0
+    """Targets (or samples) that the update averaged over."""
+    samples: int = 0
+    attempts: int = 1
+    skipped: bool = False
+    in_force: int = 0
+    """The newest order in force from the next step on."""
+    check: int = 0
+    digest: str | None = None
+    epoch: int = 0
+    eval_loss: float | None = None
+    suspect: str | None = None
+    """A flag that a repetition did not confirm: who computed it, in words."""
+    seconds: dict[str, float] = {}
+    """This sphere's own: data, compute, wait, reduce, update, eval, and step for the whole."""
+
+
+class Ready(Message):
+    """Frozen, and this is what I hold. Nothing is added to it until Go."""
+
+    generation: Generation
+    position: Position
+    holds_state: bool
+    digest: str | None = None
+    """Of the weights at `position`; None where it was not taken."""
+    done: list[int] = []
+    """Indices whose micro-batches my sums contain."""
+    has_sums: bool = False
+    in_force: int = 0
+    record: Record | None = None
+
+
+class Closed(Message):
+    """The last version had its tail without a step: agreed by all. I stay until control says End."""
+
+    generation: Generation
+    version: int
+    digest: str
+    state_digest: str = ""
+    eval_loss: float | None = None
+    eval_weight: int = 0
+    bytes_per_level: list[int] = []
+    """Payload bytes this sphere handed to the collectives, from the root level down."""
+    micro_batches: int = 0
+    """Computed by this sphere, repeated ones too."""
+    busy_s: float = 0.0
+    reason: str = "completed"
+    """completed or stopped."""
+
+
+class Failed(Message):
+    """I can't go on and it is not a peer's fault: bad data, a forward that raised, NaN under policy stop, a full disk.
+
+    text: one sentence for the user. usage: true if the user's input is to blame (exit code 2, else 1).
+    """
+
+    text: str
+    usage: bool = False
+    detail: str = ""
+    """The traceback, for logs and --debug."""
+
+
+class StoreSet(Message):
+    """Rendezvous of torch's groups: put `value` under `key`. Keys belong to a generation and go with it."""
+
+    generation: Generation
+    request: int
+    key: str
+    value: bytes
+
+
+class StoreGet(Message):
+    """Answered with StoreReply once every key exists; the asker keeps the deadline."""
+
+    generation: Generation
+    request: int
+    keys: list[str]
+    peek: bool = False
+    """True: answer at once, `found` says whether all exist."""
+
+
+class StoreAdd(Message):
+    """Add to an integer kept as decimal text; the reply holds the new value."""
+
+    generation: Generation
+    request: int
+    key: str
+    amount: int
+
+
+class StoreDelete(Message):
+    generation: Generation
+    request: int
+    key: str
+
+
+# ---------------------------------------------------------------- control to spheres
+
+
+class Welcome(Message):
+    """You are sphere `sphere` of this run."""
+
+    sphere: int
+    incarnation: int
+
+
+class Refused(Message):
+    """You can't take part, and why: one sentence for the user."""
+
+    text: str
+
+
+class View(Message):
+    """Roll call: stop, drop the groups of older generations, answer Ready."""
+
+    generation: Generation
+    members: list[Member]
+    orders: list[Wanted] = []
+    """All orders so far, in number order."""
+
+
+class How(enum.Enum):
+    """How a member reaches the start position: it stands there; follows the record; fetches the state over the tree."""
+
+    HERE = "here"
+    RECORD = "record"
+    FETCH = "fetch"
+
+
+class Go(Message):
+    """Begin generation `generation` at `position`. One for each member; the deal of all is in it, so it is complete."""
+
+    generation: Generation
+    position: Position
+    how: How
+    keep: bool
+    """Whether to keep the own sums of this position (they are disjoint from the others')."""
+    deal: dict[int, list[int]]
+    """sphere -> indices to compute for this position."""
+    donor: int = 0
+    record: Record | None = None
+    in_force: int = 0
+    lr_table: dict[int, float] = {}
+    """Learning rates that the ledger holds for versions above the start: a replay uses those."""
+
+
+class Tick(Message):
+    """Control's heartbeat; also the acknowledgement of rows."""
+
+    incarnation: int
+    number: int
+    echo: int
+    """The newest Beat.number heard from you."""
+    rows_held: int = 0
+    """The highest version that the ledger holds without a gap."""
+
+
+class Orders(Message):
+    """Orders you have not yet seen, in number order, without a gap."""
+
+    incarnation: int
+    orders: list[Wanted]
+
+
+class End(Message):
+    """The run is over for you: leave. status: completed, stopped or failed."""
+
+    status: str
+    reason: str = ""
+
+
+class StoreReply(Message):
+    request: int
+    found: bool = True
+    values: list[bytes] = []
+
+
+# ---------------------------------------------------------------- clients and control
+
+
+class Ask(Message):
+    """A client's question or order. A repeated `request` id is answered again and acts once.
+
+    what: status, tree, pause, resume, stop, set_learning_rate, watch.
+    """
+
+    request: str
+    what: str
+    value: float | None = None
+
+
+class SphereStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One sphere as a client sees it."""
+
+    sphere: int
+    path: str
+    pid: int
+    host: str
+    phase: str
+    version: int
+    units_done: int
+    units_dealt: int
+    silent_s: float
+    rss_bytes: int = 0
+    cpu_s: float = 0.0
+    seconds: dict[str, float] = {}
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The run as a client sees it. state: ControlStatus' value."""
+
+    run_id: str
+    state: str
+    tree: str
+    generation: Generation
+    version: int
+    max_steps: int
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_s: float | None = None
+    step_s: float | None = None
+    eta_s: float | None = None
+    order: int = 0
+    in_force: int = 0
+    reason: str = ""
+    epoch: int = 0
+    spheres: list[SphereStatus] = []
+
+
+class Answer(Message):
+    """To an Ask. For orders: `number` is the order's, `version` the version from which it is in force (None: not yet;
+    a second Answer with the same request follows when it is)."""
+
+    request: str
+    ok: bool
+    text: str = ""
+    status: Status | None = None
+    number: int | None = None
+    version: int | None = None
+
+
+class Event(Message):
+    """One line of the run's story, to clients that watch. kind: row, sphere, generation, order, state, end."""
+
+    kind: str
+    text: str
+    row: Row | None = None
+    status: Status | None = None
+
+
+FromSphere: TypeAlias = Hello | Proof | Beat | Row | Ready | Closed | Failed | StoreSet | StoreGet | StoreAdd | StoreDelete
+ToSphere: TypeAlias = Welcome | Refused | View | Go | Tick | Orders | End | StoreReply
+ToClient: TypeAlias = Answer | Event
+ToControl: TypeAlias = FromSphere | Ask

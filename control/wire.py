@@ -1,0 +1,46 @@
+"""Bytes and messages: strict MessagePack, one frame a message, a size limit before anything is decoded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .errors import WireError
+from .protocol import ToClient, ToControl, ToSphere
+
+MAX_FRAME_BYTES = 1 << 20
+
+_encoder = msgspec.msgpack.Encoder()
+_to_control = msgspec.msgpack.Decoder(ToControl)
+_to_sphere = msgspec.msgpack.Decoder(ToSphere)
+_to_client = msgspec.msgpack.Decoder(ToClient)
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """One message as one frame."""
+    return _encoder.encode(message)
+
+
+def decode_at_control(frame: bytes) -> ToControl:
+    """What a sphere or a client sent. Raises WireError; never runs code from the frame."""
+    return _decode(_to_control, frame)
+
+
+def decode_at_sphere(frame: bytes) -> ToSphere:
+    """What control sent to a sphere. Raises WireError."""
+    return _decode(_to_sphere, frame)
+
+
+def decode_at_client(frame: bytes) -> ToClient:
+    """What control sent to a client. Raises WireError."""
+    return _decode(_to_client, frame)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes) -> Any:
+    if len(frame) > MAX_FRAME_BYTES:
+        raise WireError(f"a frame of {len(frame)} bytes; at most {MAX_FRAME_BYTES} are read")
+    try:
+        return decoder.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WireError(f"a frame of {len(frame)} bytes is not one of our messages: {error}") from None
