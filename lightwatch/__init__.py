@@ -1,0 +1,73 @@
+"""lightwatch trains one model on a tree of machines; the weights come out the same, bit for bit, on every tree.
+
+Names are loaded when they are first used (PEP 562): `import lightwatch` costs no torch, and no sockets.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from control.client import ControlClient as ControlClient
+    from control.client import ControlProcess as ControlProcess
+    from control.errors import NoAnswer as NoAnswer
+    from control.errors import OrderRefused as OrderRefused
+
+    from .config import GPTConfig as GPTConfig
+    from .config import TrainingConfig as TrainingConfig
+    from .data import Batch as Batch
+    from .data import TextData as TextData
+    from .errors import ConfigError as ConfigError
+    from .errors import DataError as DataError
+    from .errors import LightwatchError as LightwatchError
+    from .errors import NonFiniteError as NonFiniteError
+    from .errors import ReductionError as ReductionError
+    from .errors import RunEnded as RunEnded
+    from .errors import StateError as StateError
+    from .model import GPT as GPT
+    from .optim import clip_grad_norm_ as clip_grad_norm_
+    from .trainer import Trainer as Trainer
+    from .trainer import TrainingState as TrainingState
+    from .trainer import TrainingStatus as TrainingStatus
+
+_HOMES = {
+    "lightwatch.config": ("GPTConfig", "TrainingConfig"),
+    "lightwatch.data": ("Batch", "TextData"),
+    "lightwatch.errors": (
+        "ConfigError",
+        "DataError",
+        "LightwatchError",
+        "NonFiniteError",
+        "ReductionError",
+        "RunEnded",
+        "StateError",
+    ),
+    "lightwatch.model": ("GPT",),
+    "lightwatch.optim": ("clip_grad_norm_",),
+    "lightwatch.trainer": ("Trainer", "TrainingState", "TrainingStatus"),
+    "control.client": ("ControlClient", "ControlProcess"),
+    "control.errors": ("NoAnswer", "OrderRefused"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'lightwatch' has no attribute {name!r}")
+    if home.startswith("control."):
+        from ._beside import check
+
+        check()
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
