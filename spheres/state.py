@@ -1,0 +1,192 @@
+"""What a sphere decides, without sockets, clocks or tensors.
+
+Laws
+  1. What control said is folded into one frozen value, `Heard`, by one function; nothing else remembers messages.
+  2. What speaks for an older generation, or comes from an older incarnation of control, changes nothing.
+  3. Orders are gapless: number n is the n-th. What would leave a gap waits for control to say it again (facts are
+     levels, so it does).
+  4. A Go counts only for the newest View; a newer View takes it away.
+  5. A phase follows another only if the table says so; an illegal move raises and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+import msgspec
+
+from control.protocol import (
+    NO_GENERATION,
+    End,
+    Generation,
+    Go,
+    Orders,
+    Phase,
+    Position,
+    Refused,
+    StoreReply,
+    Tick,
+    ToSphere,
+    View,
+    Wanted,
+    Welcome,
+)
+from lightwatch.errors import StateError
+
+MOVES: dict[Phase, frozenset[Phase]] = {
+    Phase.STARTING: frozenset({Phase.ADMITTED, Phase.CLOSED}),
+    Phase.ADMITTED: frozenset({Phase.FROZEN, Phase.CLOSED}),
+    Phase.FROZEN: frozenset({Phase.BUILDING, Phase.CLOSED}),
+    Phase.BUILDING: frozenset(
+        {Phase.FETCHING, Phase.COMPUTING, Phase.PAUSED, Phase.CLOSING, Phase.FROZEN, Phase.CLOSED}
+    ),
+    Phase.FETCHING: frozenset({Phase.COMPUTING, Phase.PAUSED, Phase.CLOSING, Phase.FROZEN, Phase.CLOSED}),
+    Phase.COMPUTING: frozenset({Phase.REDUCING, Phase.FROZEN, Phase.CLOSED}),
+    Phase.REDUCING: frozenset({Phase.COMPUTING, Phase.PAUSED, Phase.CLOSING, Phase.FROZEN, Phase.CLOSED}),
+    Phase.PAUSED: frozenset({Phase.COMPUTING, Phase.CLOSING, Phase.FROZEN, Phase.CLOSED}),
+    Phase.CLOSING: frozenset({Phase.FROZEN, Phase.CLOSED}),
+    Phase.CLOSED: frozenset(),
+}
+"""Phase -> the phases that may follow. Any live phase may freeze (a roll call) or close (the run is over)."""
+
+
+def move(now: Phase, to: Phase) -> Phase:
+    """The phase after a move; staying is always legal. Raises StateError for a move that the table doesn't have."""
+    if to is now or to in MOVES[now]:
+        return to
+    legal = ", ".join(sorted(phase.value for phase in MOVES[now])) or "nothing"
+    raise StateError(f"a sphere that is {now.value} can't become {to.value}; from here it may become {legal}")
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What the next Beat says of this sphere; changed by `Link.stand` alone."""
+
+    phase: Phase = Phase.STARTING
+    position: Position = Position()
+    generation: Generation = NO_GENERATION
+    units_done: int = 0
+    units_dealt: int = 0
+    failed_in: Generation = NO_GENERATION
+    seen: int | None = None
+    """None: what the link itself has heard, which is nearly always right."""
+    in_force: int = 0
+
+
+@dataclass(frozen=True)
+class Heard:
+    """All that control has told this sphere, and that still holds."""
+
+    incarnation: int = 0
+    welcome: Welcome | None = None
+    refused: Refused | None = None
+    view: View | None = None
+    go: Go | None = None
+    """Of the view's generation, or None."""
+    orders: tuple[Wanted, ...] = ()
+    """Numbers 1..n, without a gap."""
+    end: End | None = None
+    tick: int = 0
+    """The newest Tick.number of this incarnation."""
+    rows_held: int = 0
+
+    @property
+    def sphere(self) -> int:
+        """This sphere's id; 0 before Welcome."""
+        return self.welcome.sphere if self.welcome else 0
+
+    @property
+    def generation(self) -> Generation:
+        """The newest generation heard of; NO_GENERATION before the first View."""
+        return self.view.generation if self.view else NO_GENERATION
+
+    @property
+    def seen(self) -> int:
+        """The newest order heard."""
+        return len(self.orders)
+
+    @property
+    def wanted(self) -> Wanted:
+        """The newest order, or the state in which nothing was ever ordered."""
+        return self.orders[-1] if self.orders else Wanted()
+
+    def ends(self, generation: Generation) -> bool:
+        """Whether `generation` is over for this sphere: a newer one was called, or the run has ended."""
+        return self.end is not None or self.generation > generation
+
+
+def hear(heard: Heard, message: ToSphere) -> Heard:
+    """`heard` with one more message; the same object if the message changes nothing."""
+    match message:
+        case Welcome():
+            return _raise_to(heard, message.incarnation, welcome=message)
+        case Refused():
+            return replace(heard, refused=message) if heard.refused is None else heard
+        case View():
+            return _hear_view(heard, message)
+        case Go():
+            fits = heard.view is not None and message.generation == heard.view.generation and heard.go is None
+            return replace(heard, go=message) if fits else heard
+        case Tick():
+            return _hear_tick(heard, message)
+        case Orders():
+            orders = _append(heard.orders, message.orders)
+            return heard if orders is heard.orders else _raise_to(heard, message.incarnation, orders=orders)
+        case End():
+            return replace(heard, end=message) if heard.end is None else heard
+        case StoreReply():
+            return heard
+    assert_never(message)
+
+
+def _raise_to(heard: Heard, incarnation: int, **change: object) -> Heard:
+    """`change` from a control of `incarnation`: dropped if it is an older one; a newer one counts its ticks anew."""
+    if incarnation < heard.incarnation:
+        return heard
+    if incarnation > heard.incarnation:
+        change = {"tick": 0, **change}
+    return replace(heard, incarnation=incarnation, **change)  # type: ignore[arg-type]
+
+
+def _hear_view(heard: Heard, view: View) -> Heard:
+    if view.generation < heard.generation:
+        return heard
+    orders = _append(heard.orders, view.orders)
+    if view.generation == heard.generation:
+        return heard if orders is heard.orders else replace(heard, orders=orders)
+    return _raise_to(heard, view.generation[0], view=view, go=None, orders=orders)
+
+
+def _hear_tick(heard: Heard, tick: Tick) -> Heard:
+    if (tick.incarnation, tick.number) <= (heard.incarnation, heard.tick):
+        return heard
+    rows_held = max(heard.rows_held, tick.rows_held)
+    return _raise_to(heard, tick.incarnation, tick=tick.number, rows_held=rows_held)
+
+
+def _append(orders: tuple[Wanted, ...], more: Iterable[Wanted]) -> tuple[Wanted, ...]:
+    """`orders` and those of `more` that follow on without a gap; the same tuple if none does."""
+    known = orders
+    for wanted in sorted(more, key=lambda order: order.number):
+        if wanted.number == len(known) + 1:
+            known = (*known, wanted)
+    return known
+
+
+def share_out(units: int, members: Sequence[int], attempt: int) -> dict[int, list[int]]:
+    """Who computes which of the indices 0..units-1: contiguous blocks, as even as possible, longer ones first.
+
+    attempt: turns the blocks by one sphere each, so that on a repetition no index comes back to the sphere that
+    computed it last (unless it is alone): what only one machine sees is then not seen again.
+    """
+    if units < 0 or attempt < 0 or not members or len(set(members)) != len(members):
+        raise ValueError(f"no deal of {units} units, attempt {attempt}, to the spheres {list(members)}")
+    size, longer = divmod(units, len(members))
+    deal: dict[int, list[int]] = {}
+    start = 0
+    for block in range(len(members)):
+        end = start + size + (block < longer)
+        deal[members[(block + attempt) % len(members)]] = list(range(start, end))
+        start = end
+    return {sphere: deal[sphere] for sphere in members}
