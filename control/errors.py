@@ -25,3 +25,19 @@ class NoAnswer(ControlError, TimeoutError):
 
 class OrderRefused(ControlError):
     """Control understood the order and will not do it; the text says why."""
+
+
+class SettingsError(ControlError, ValueError):
+    """What control was started with can't be: a folder, a silence, an address."""
+
+
+class AddressError(ControlError, ValueError):
+    """An address that is not tcp://HOST:PORT, or one that may not be bound."""
+
+
+class BindError(ControlError, OSError):
+    """The address can't be bound: in use, or not of this machine."""
+
+
+class IllegalMove(ControlError, RuntimeError):
+    """A status may not follow from another, or a fact contradicts the state: our own fault."""

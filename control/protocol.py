@@ -72,7 +72,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 # ---------------------------------------------------------------- spheres to control
 
 
-class Hello(Message):
+class Hello(Message, frozen=True, kw_only=True):
     """I am here. Sent first on a connection, before torch work; control answers Welcome or Refused."""
 
     run_id: str
@@ -84,7 +84,7 @@ class Hello(Message):
     """0: give me an id. Else: I am this sphere, come back after a broken connection."""
 
 
-class Proof(Message):
+class Proof(Message, frozen=True, kw_only=True):
     """My fingerprint and probe: equal to everybody's, or I am refused by the field that differs.
 
     fingerprint: field name -> value, in the order in which a difference should be named.
@@ -96,7 +96,7 @@ class Proof(Message):
     max_steps: int
 
 
-class Beat(Message):
+class Beat(Message, frozen=True, kw_only=True):
     """The heartbeat: what is true of me now."""
 
     generation: Generation
@@ -128,7 +128,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     in_force: int
 
 
-class Row(Message):
+class Row(Message, frozen=True, kw_only=True):
     """Version `version` exists; its update used these numbers. The same from every sphere but for the seconds.
 
     check: wrapping int64 sum over the weights' bits; the next tail finds it equal on all, or is not taken.
@@ -158,7 +158,7 @@ class Row(Message):
     """This sphere's own: data, compute, wait, reduce, update, eval, and step for the whole."""
 
 
-class Ready(Message):
+class Ready(Message, frozen=True, kw_only=True):
     """Frozen, and this is what I hold. Nothing is added to it until Go."""
 
     generation: Generation
@@ -173,7 +173,7 @@ class Ready(Message):
     record: Record | None = None
 
 
-class Closed(Message):
+class Closed(Message, frozen=True, kw_only=True):
     """The last version had its tail without a step: agreed by all. I stay until control says End."""
 
     generation: Generation
@@ -191,7 +191,7 @@ class Closed(Message):
     """completed or stopped."""
 
 
-class Failed(Message):
+class Failed(Message, frozen=True, kw_only=True):
     """I can't go on and it is not a peer's fault: bad data, a forward that raised, NaN under policy stop, a full disk.
 
     text: one sentence for the user. usage: true if the user's input is to blame (exit code 2, else 1).
@@ -203,7 +203,7 @@ class Failed(Message):
     """The traceback, for logs and --debug."""
 
 
-class StoreSet(Message):
+class StoreSet(Message, frozen=True, kw_only=True):
     """Rendezvous of torch's groups: put `value` under `key`. Keys belong to a generation and go with it."""
 
     generation: Generation
@@ -212,7 +212,7 @@ class StoreSet(Message):
     value: bytes
 
 
-class StoreGet(Message):
+class StoreGet(Message, frozen=True, kw_only=True):
     """Answered with StoreReply once every key exists; the asker keeps the deadline."""
 
     generation: Generation
@@ -222,7 +222,7 @@ class StoreGet(Message):
     """True: answer at once, `found` says whether all exist."""
 
 
-class StoreAdd(Message):
+class StoreAdd(Message, frozen=True, kw_only=True):
     """Add to an integer kept as decimal text; the reply holds the new value."""
 
     generation: Generation
@@ -231,7 +231,7 @@ class StoreAdd(Message):
     amount: int
 
 
-class StoreDelete(Message):
+class StoreDelete(Message, frozen=True, kw_only=True):
     generation: Generation
     request: int
     key: str
@@ -240,20 +240,20 @@ class StoreDelete(Message):
 # ---------------------------------------------------------------- control to spheres
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True, kw_only=True):
     """You are sphere `sphere` of this run."""
 
     sphere: int
     incarnation: int
 
 
-class Refused(Message):
+class Refused(Message, frozen=True, kw_only=True):
     """You can't take part, and why: one sentence for the user."""
 
     text: str
 
 
-class View(Message):
+class View(Message, frozen=True, kw_only=True):
     """Roll call: stop, drop the groups of older generations, answer Ready."""
 
     generation: Generation
@@ -270,7 +270,7 @@ class How(enum.Enum):
     FETCH = "fetch"
 
 
-class Go(Message):
+class Go(Message, frozen=True, kw_only=True):
     """Begin generation `generation` at `position`. One for each member; the deal of all is in it, so it is complete."""
 
     generation: Generation
@@ -287,7 +287,7 @@ class Go(Message):
     """Learning rates that the ledger holds for versions above the start: a replay uses those."""
 
 
-class Tick(Message):
+class Tick(Message, frozen=True, kw_only=True):
     """Control's heartbeat; also the acknowledgement of rows."""
 
     incarnation: int
@@ -298,21 +298,21 @@ class Tick(Message):
     """The highest version that the ledger holds without a gap."""
 
 
-class Orders(Message):
+class Orders(Message, frozen=True, kw_only=True):
     """Orders you have not yet seen, in number order, without a gap."""
 
     incarnation: int
     orders: list[Wanted]
 
 
-class End(Message):
+class End(Message, frozen=True, kw_only=True):
     """The run is over for you: leave. status: completed, stopped or failed."""
 
     status: str
     reason: str = ""
 
 
-class StoreReply(Message):
+class StoreReply(Message, frozen=True, kw_only=True):
     request: int
     found: bool = True
     values: list[bytes] = []
@@ -321,7 +321,7 @@ class StoreReply(Message):
 # ---------------------------------------------------------------- clients and control
 
 
-class Ask(Message):
+class Ask(Message, frozen=True, kw_only=True):
     """A client's question or order. A repeated `request` id is answered again and acts once.
 
     what: status, tree, pause, resume, stop, set_learning_rate, watch.
@@ -350,7 +350,10 @@ class SphereStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The run as a client sees it. state: ControlStatus' value."""
+    """The run as a client sees it.
+
+    state: ControlStatus' value. outcome: empty until the run has ended, then completed, stopped or failed.
+    """
 
     run_id: str
     state: str
@@ -368,9 +371,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reason: str = ""
     epoch: int = 0
     spheres: list[SphereStatus] = []
+    outcome: str = ""
 
 
-class Answer(Message):
+class Answer(Message, frozen=True, kw_only=True):
     """To an Ask. For orders: `number` is the order's, `version` the version from which it is in force (None: not yet;
     a second Answer with the same request follows when it is)."""
 
@@ -382,7 +386,7 @@ class Answer(Message):
     version: int | None = None
 
 
-class Event(Message):
+class Event(Message, frozen=True, kw_only=True):
     """One line of the run's story, to clients that watch. kind: row, sphere, generation, order, state, end."""
 
     kind: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
@@ -12,9 +12,11 @@ from .protocol import ToClient, ToControl, ToSphere
 MAX_FRAME_BYTES = 1 << 20
 
 _encoder = msgspec.msgpack.Encoder()
-_to_control = msgspec.msgpack.Decoder(ToControl)
-_to_sphere = msgspec.msgpack.Decoder(ToSphere)
-_to_client = msgspec.msgpack.Decoder(ToClient)
+_to_control: msgspec.msgpack.Decoder[ToControl] = msgspec.msgpack.Decoder(ToControl)
+_to_sphere: msgspec.msgpack.Decoder[ToSphere] = msgspec.msgpack.Decoder(ToSphere)
+_to_client: msgspec.msgpack.Decoder[ToClient] = msgspec.msgpack.Decoder(ToClient)
+
+T = TypeVar("T")
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -37,7 +39,7 @@ def decode_at_client(frame: bytes) -> ToClient:
     return _decode(_to_client, frame)
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes) -> Any:
+def _decode(decoder: msgspec.msgpack.Decoder[T], frame: bytes) -> T:
     if len(frame) > MAX_FRAME_BYTES:
         raise WireError(f"a frame of {len(frame)} bytes; at most {MAX_FRAME_BYTES} are read")
     try:

@@ -1,0 +1,171 @@
+"""What control knows, as one frozen value; and which status may follow which.
+
+Laws
+  1. `apply` is the only writer. Everything here is a value: no clock, no socket, no file.
+  2. A status follows another only as the literal table MOVES says; anything else is an IllegalMove and changes nothing.
+  3. Times are of the caller's clock (seconds, its own zero); they are compared with each other and never sent.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from .errors import IllegalMove
+from .events import GenerationBegun, RunEnded
+from .protocol import NO_GENERATION, Beat, Closed, Failed, Generation, Hello, Member, Proof, Ready, Wanted
+from .versions import Versions
+
+
+class ControlStatus(enum.Enum):
+    """INITIALIZING until the first Go; PAUSED while a pause is in force; STOPPING from a stop order or the end until
+    everybody has left."""
+
+    INITIALIZING = "initializing"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+MOVES: dict[ControlStatus, frozenset[ControlStatus]] = {
+    ControlStatus.INITIALIZING: frozenset({ControlStatus.RUNNING, ControlStatus.STOPPING}),
+    ControlStatus.RUNNING: frozenset({ControlStatus.PAUSED, ControlStatus.STOPPING}),
+    ControlStatus.PAUSED: frozenset({ControlStatus.RUNNING, ControlStatus.STOPPING}),
+    ControlStatus.STOPPING: frozenset({ControlStatus.STOPPED}),
+    ControlStatus.STOPPED: frozenset(),
+}
+
+
+def moved(status: ControlStatus, to: ControlStatus) -> ControlStatus:
+    """The status after a move; staying is always legal. Raises IllegalMove."""
+    if to is status:
+        return status
+    if to not in MOVES[status]:
+        legal = ", ".join(sorted(other.value for other in MOVES[status])) or "nothing"
+        raise IllegalMove(f"control is {status.value} and can't become {to.value}; from here it can become {legal}")
+    return to
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was last sent to a sphere, and when: so a lost message is sent again and nothing is sent twice at once."""
+
+    view: Generation = NO_GENERATION
+    view_s: float = 0.0
+    go: Generation = NO_GENERATION
+    go_s: float = 0.0
+    order: int = 0
+    order_s: float = 0.0
+    tick: int = 0
+    tick_s: float = float("-inf")
+    over: bool = False
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One sphere: who it said it is, what it last said, and whether its connection stands."""
+
+    sphere: int
+    hello: Hello
+    heard_s: float
+    connected: bool = True
+    lost_s: float = 0.0
+    proof: Proof | None = None
+    beat: Beat | None = None
+    ready: Ready | None = None
+    closed: Closed | None = None
+    failed: Failed | None = None
+    refused: str = ""
+    broke_s: float | None = None
+    """Since when it says that the running generation failed."""
+    version: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    told: Told = Told()
+
+    @property
+    def path(self) -> str:
+        return self.hello.path
+
+    @property
+    def name(self) -> str:
+        """Who this is, for a sentence."""
+        return f"sphere {self.hello.path} (pid {self.hello.pid} on {self.hello.host})"
+
+    @property
+    def doing(self) -> str:
+        """Where it stood, for a sentence."""
+        if self.beat is None:
+            return "before its first heartbeat"
+        return f"at version {max(self.version, self.beat.position.version)} while {self.beat.phase.value}"
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order given, and the version from which it is in force (None: not yet)."""
+
+    wanted: Wanted
+    what: str
+    version: int | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that decisions are made from."""
+
+    run_id: str
+    paths: tuple[str, ...]
+    """Who is expected, in tree order."""
+    tree: str = ""
+    incarnation: int = 1
+    silence_s: float = 5.0
+    began_s: float = 0.0
+    status: ControlStatus = ControlStatus.INITIALIZING
+    seats: dict[int, Seat] = field(default_factory=dict)
+    next_sphere: int = 1
+    generation: Generation = NO_GENERATION
+    """The newest proposed."""
+    members: tuple[Member, ...] = ()
+    proposed_s: float = 0.0
+    orders_in_view: int = 0
+    begun: GenerationBegun | None = None
+    """The running one: the last that was told to go."""
+    orders: tuple[Order, ...] = ()
+    requests: dict[str, int] = field(default_factory=dict)
+    """Request id of a client -> number of the order it made or found."""
+    versions: Versions = Versions()
+    ended: RunEnded | None = None
+
+    @property
+    def running(self) -> Generation:
+        """The generation that computes; NO_GENERATION before the first Go."""
+        return self.begun.generation if self.begun else NO_GENERATION
+
+    @property
+    def wanted(self) -> Wanted:
+        """What all orders so far add up to."""
+        return self.orders[-1].wanted if self.orders else Wanted()
+
+    @property
+    def exact(self) -> bool:
+        """Whether results are unique, so that two claims of a version must be equal."""
+        return self.fingerprint.get("reduction", "exact") != "float"
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """The first admitted sphere's; everybody's is equal to it."""
+        proof = self.proof
+        return proof.fingerprint if proof else {}
+
+    @property
+    def proof(self) -> Proof | None:
+        """The first proof accepted: seats keep the order in which spheres came, and an unequal one is never kept."""
+        return next((seat.proof for seat in self.seats.values() if seat.proof), None)
+
+    def seat_at(self, path: str) -> Seat | None:
+        """The seat of the sphere that took `path`."""
+        return next((seat for seat in self.seats.values() if seat.path == path), None)
+
+    def member_seats(self) -> list[Seat]:
+        """The members' seats of the newest generation, in tree order."""
+        return [self.seats[member.sphere] for member in self.members]

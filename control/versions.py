@@ -1,0 +1,121 @@
+"""Versions as spheres report them: claimed by one, agreed by a tail, contradicted by nobody.
+
+Laws
+  1. The first row of a version claims it. A row of a later version proves that a tail found it equal on all: agreed.
+  2. In exact mode a version is unique: two rows of it with other checks or digests are a conflict that ends the run.
+  3. `held` is the highest version without a gap below it: what spheres need not repeat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+from .protocol import Row
+
+WINDOW = 64
+"""Versions kept to compare late rows with. Spheres are at most one transition apart, so this is plenty."""
+
+RECENT = 21
+
+
+@dataclass(frozen=True)
+class Claim:
+    row: Row
+    sphere: int
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Two spheres hold different weights for one version."""
+
+    version: int
+    what: str
+    one: Claim
+    other: Claim
+
+
+@dataclass(frozen=True)
+class Versions:
+    """All rows so far, the newest of them in full."""
+
+    claims: dict[int, Claim] = field(default_factory=dict)
+    held: int = -1
+    agreed: int = -1
+    newest: Row | None = None
+    conflict: Conflict | None = None
+    recent_s: tuple[float, ...] = ()
+    """Seconds of the last steps, as their first reporters measured them."""
+
+    @property
+    def version(self) -> int:
+        """The newest version that exists; 0 before the first row."""
+        return self.newest.version if self.newest else 0
+
+    @property
+    def step_s(self) -> float | None:
+        """The median of the last steps: one slow step does not move the ETA."""
+        return median(self.recent_s) if self.recent_s else None
+
+    def row(self, version: int) -> Row | None:
+        """The row that claimed a version, if it is recent."""
+        claim = self.claims.get(version)
+        return claim.row if claim else None
+
+
+def founded(versions: Versions, row: Row, sphere: int) -> Versions:
+    """The start position's version: everybody holds it, by roll call or by fetching it, so it is agreed."""
+    claims = {row.version: Claim(row, sphere), **versions.claims}
+    return replace(
+        versions,
+        claims=claims,
+        newest=versions.newest or row,
+        agreed=max(versions.agreed, row.version),
+        held=max(versions.held, row.version),
+    )
+
+
+def reported(versions: Versions, sphere: int, row: Row, exact: bool) -> Versions:
+    """After one sphere's row. A conflict is kept, not raised: what to do about it is `decide`'s."""
+    if row.version <= versions.version - WINDOW:
+        return versions
+    old = versions.claims.get(row.version)
+    if old is not None:
+        what = differs(old.row, row) if exact else ""
+        if what and versions.conflict is None:
+            return replace(versions, conflict=Conflict(row.version, what, old, Claim(row, sphere)))
+        if old.row.digest is None and row.digest is not None:
+            merged = Claim(replace_digest(old.row, row.digest), old.sphere)
+            return replace(versions, claims={**versions.claims, row.version: merged})
+        return versions
+    claims = {version: claim for version, claim in versions.claims.items() if version > row.version - WINDOW}
+    claims[row.version] = Claim(row, sphere)
+    held = versions.held
+    while held + 1 in claims:
+        held += 1
+    seconds = row.seconds.get("step")
+    return replace(
+        versions,
+        claims=claims,
+        held=held,
+        agreed=max(versions.agreed, row.version - 1),
+        newest=row if row.version >= versions.version else versions.newest,
+        recent_s=(*versions.recent_s, seconds)[-RECENT:] if seconds else versions.recent_s,
+    )
+
+
+def differs(one: Row, other: Row) -> str:
+    """The field in which two rows of a version contradict each other, with both values; empty if they agree."""
+    if one.lineage != other.lineage:
+        return f"lineage {one.lineage} and {other.lineage}"
+    if one.check != other.check:
+        return f"check {one.check:x} and {other.check:x}"
+    if one.digest is not None and other.digest is not None and one.digest != other.digest:
+        return f"digest {one.digest[:16]} and {other.digest[:16]}"
+    return ""
+
+
+def replace_digest(row: Row, digest: str) -> Row:
+    """The row with its digest filled in."""
+    fields = {name: getattr(row, name) for name in row.__struct_fields__}
+    return Row(**{**fields, "digest": digest})
