@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from .errors import ReductionError as ReductionError
     from .errors import RunEnded as RunEnded
     from .errors import StateError as StateError
+    from .metrics import TrainingState as TrainingState
     from .model import GPT as GPT
     from .optim import clip_grad_norm_ as clip_grad_norm_
+    from .status import TrainingStatus as TrainingStatus
     from .trainer import Trainer as Trainer
-    from .trainer import TrainingState as TrainingState
-    from .trainer import TrainingStatus as TrainingStatus
 
 _HOMES = {
     "lightwatch.config": ("GPTConfig", "TrainingConfig"),
@@ -45,9 +45,11 @@ _HOMES = {
         "RunEnded",
         "StateError",
     ),
+    "lightwatch.metrics": ("TrainingState",),
     "lightwatch.model": ("GPT",),
     "lightwatch.optim": ("clip_grad_norm_",),
-    "lightwatch.trainer": ("Trainer", "TrainingState", "TrainingStatus"),
+    "lightwatch.status": ("TrainingStatus",),
+    "lightwatch.trainer": ("Trainer",),
     "control.client": ("ControlClient", "ControlProcess"),
     "control.errors": ("NoAnswer", "OrderRefused"),
 }
