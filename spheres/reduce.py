@@ -1,0 +1,43 @@
+"""One tensor over all spheres: up the tree, across the top, down again.
+
+At each level from the leaves the group's members reduce to its leader; at the top the leaders all-reduce; then each
+leader hands the result to its group. What is summed are integers, so the tree's shape decides nothing but the way.
+
+Chosen over reduce-scatter / all-reduce of shards / all-gather because groups may be unequal (a shard has no counterpart
+in a smaller group), and because gloo's reduce-scatter was measured no cheaper than its all-reduce. A top-level link
+carries one all-reduce of the tensor, the least possible for uncompressed sums; a lower one the tensor up and down.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .groups import Groups, Operation
+
+DTYPES = (torch.int32, torch.int64, torch.float32)
+
+
+def sum_over_tree(groups: Groups, tensor: torch.Tensor) -> None:
+    """Overwrite `tensor` (1-D, contiguous, on the CPU; int32, int64 or float32) with the sum over all spheres.
+
+    Never give it an accumulator: a failed collective leaves garbage in `tensor`, on every sphere. Integers wrap; the
+    caller has checked that they can't. Blocks until all spheres came; raises PeerLost.
+    """
+    reduce_over_tree(groups, tensor, "sum")
+
+
+def reduce_over_tree(groups: Groups, tensor: torch.Tensor, operation: Operation) -> None:
+    """As `sum_over_tree`, for sum, max or min, element by element. All spheres call it in the same order."""
+    if tensor.dim() != 1 or not tensor.is_contiguous() or tensor.dtype not in DTYPES:
+        raise ValueError(
+            "only contiguous 1-D tensors of int32, int64 or float32 are reduced; "
+            f"this one is {tensor.dtype} of shape {tuple(tensor.shape)}"
+        )
+    for plan in reversed(groups.plans):
+        if plan.top:
+            groups.all_reduce(plan, tensor, operation)
+        else:
+            groups.reduce(plan, tensor, operation)
+    for plan in groups.plans:
+        if not plan.top:
+            groups.broadcast(plan, tensor)

@@ -1,0 +1,84 @@
+"""Which of this process's sockets belong to a gloo device, and how to shut them: gloo's missing abort.
+
+Found by evidence, not by when they appeared: all groups of a sphere share one gloo device; a TCP connection is theirs
+if it was accepted at the device's port or leads to the port of a peer's device. A reconnect of ZeroMQ in the middle of
+a build can't be mistaken for one. A descriptor is kept with its inode, so that a number used again is left alone; not
+as a duplicate, for that would keep the connection open when gloo closes it, and its closing is what peers notice.
+
+Linux only: without /proc nothing is found, nothing is shut, and gloo's time-outs must do. Where spheres are threads of
+one process (tests), their outgoing connections to one peer can't be told apart: shutting one's shuts the siblings' too.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+from torch.distributed import ProcessGroupGloo
+
+_listening = threading.Lock()  # between making a device and finding its port, per process
+
+
+def listen(address: str) -> tuple[ProcessGroupGloo.Device, int]:
+    """A gloo device bound to `address`, and the port it listens at (0 where that can't be seen)."""
+    with _listening:
+        before = _descriptors()
+        device = ProcessGroupGloo.create_device(hostname=address)
+        new = [number for number, inode in _descriptors().items() if before.get(number) != inode]
+        for number in new:
+            with _opened(number) as copy:
+                if _is_listener(copy):
+                    return device, int(copy.getsockname()[1])
+    return device, 0
+
+
+def connections(port: int, ports: set[int]) -> dict[int, str]:
+    """Descriptors and inodes of the TCP connections accepted at `port` or leading to one of `ports`."""
+    found: dict[int, str] = {}
+    for number, inode in _descriptors().items():
+        try:
+            with _opened(number) as copy:
+                if copy.family in (socket.AF_INET, socket.AF_INET6) and not _is_listener(copy):
+                    if copy.getsockname()[1] == port or copy.getpeername()[1] in ports:
+                        found[number] = inode
+        except OSError:  # closed meanwhile, or not connected
+            continue
+    return found
+
+
+def _descriptors() -> dict[int, str]:
+    """This process's socket descriptors with their inodes; empty without /proc."""
+    found: dict[int, str] = {}
+    try:
+        numbers = os.listdir("/proc/self/fd")
+    except OSError:
+        return found
+    for number in numbers:
+        try:
+            inode = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:
+            continue
+        if inode.startswith("socket:"):
+            found[int(number)] = inode
+    return found
+
+
+def _opened(descriptor: int) -> socket.socket:
+    return socket.socket(fileno=os.dup(descriptor))
+
+
+def _is_listener(copy: socket.socket) -> bool:
+    """gloo ends the process if its listener is shut down, so it must never be."""
+    return bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def shut(descriptor: int, inode: str) -> None:
+    """Shut a connection down for both sides, if the descriptor still is what it was."""
+    try:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == inode:
+            with _opened(descriptor) as copy:
+                if not _is_listener(copy):
+                    copy.shutdown(socket.SHUT_RDWR)
+    except OSError:  # closed or broken already: whoever was blocked on it knows
+        return
