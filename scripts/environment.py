@@ -36,6 +36,7 @@ OLD = ROOT / ".venv.old"
 LOCK = ROOT / ".venv.lock"
 STAMP = "lightwatch-stamp.json"
 FIRST_IMPORTS = "import torch.distributed, numpy, zmq, msgspec, tyro, rich.live, safetensors.torch, psutil"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
@@ -56,12 +57,12 @@ def main() -> int:
     extras = ["dev"] if arguments.extras == "dev" else []
     if arguments.ready:
         return 0 if is_ready(extras) else 1
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, interrupt)
     try:
         with one_at_a_time() as lock:
             set_up(arguments.python, extras, lock)
-    except SetUpError as error:
+    except (SetUpError, OSError) as error:
         say(str(error))
         return 1
     except Interrupted:
@@ -74,8 +75,7 @@ def set_up(python: str, extras: list[str], lock: int) -> None:
     """Make, widen or leave the environment; afterwards `is_ready(extras)`. Blocks for as long as pip does."""
     if is_ready(extras):
         return
-    stamp = read_stamp()
-    if VENV.is_dir() and stamp.get("inputs") == inputs() and stamp.get("root") == str(ROOT):
+    if is_ready([]):
         say("adding what the tests need to .venv (about 40 MB to download, unless pip's cache has it)")
         wanted = pyproject()["project"]["optional-dependencies"]["dev"]
         pip(VENV, ["install", "--constraint", "constraints.txt", *wanted], lock)
@@ -88,13 +88,20 @@ def set_up(python: str, extras: list[str], lock: int) -> None:
     except BaseException:
         remove(NEW)
         raise
+    swap(extras)
+    say(".venv is ready")
+
+
+def swap(extras: list[str]) -> None:
+    """Put .venv.new in the place of .venv, then stamp it; a signal waits until that is done."""
     remove(OLD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     if VENV.exists() or VENV.is_symlink():
         VENV.rename(OLD)
     NEW.rename(VENV)
     write_stamp(VENV, extras)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     remove(OLD)
-    say(".venv is ready")
 
 
 def build(python: str, extras: list[str], lock: int) -> None:
@@ -264,6 +271,9 @@ def remove(path: Path) -> None:
 
 
 def interrupt(number: int, frame: object) -> NoReturn:
+    """The first signal ends the set-up; clearing up takes seconds, and further signals would only spoil it."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise Interrupted
 
 
