@@ -96,9 +96,10 @@ def found(state: State, readys: dict[int, Ready]) -> GenerationBegun | str:
     for sphere, ready in readys.items():
         if ready.digest is None or ready.digest != first.digest:
             one, other = state.seats[sphere], state.seats[spheres[0]]
+            ours, theirs = ((digest or "no digest")[:12] for digest in (ready.digest, first.digest))
             return (
-                f"{one.name}: its weights at v0 ({(ready.digest or 'no digest')[:12]}) differ from sphere {other.path}'s "
-                f"({(first.digest or 'no digest')[:12]}); seed before building the model: torch.manual_seed(config.seed)"
+                f"{one.name}: its weights at v0 ({ours}) differ from sphere {other.path}'s ({theirs}); "
+                "seed before building the model: torch.manual_seed(config.seed)"
             )
     return GenerationBegun(
         generation=state.generation,

@@ -281,6 +281,7 @@ class Go(Message, frozen=True, kw_only=True):
     deal: dict[int, list[int]]
     """sphere -> indices to compute for this position."""
     donor: int = 0
+    """Whose state goes down the tree before the first step; 0: everybody has it."""
     record: Record | None = None
     in_force: int = 0
     lr_table: dict[int, float] = {}
@@ -395,7 +396,8 @@ class Event(Message, frozen=True, kw_only=True):
     status: Status | None = None
 
 
-FromSphere: TypeAlias = Hello | Proof | Beat | Row | Ready | Closed | Failed | StoreSet | StoreGet | StoreAdd | StoreDelete
+StoreRequest: TypeAlias = StoreSet | StoreGet | StoreAdd | StoreDelete
+FromSphere: TypeAlias = Hello | Proof | Beat | Row | Ready | Closed | Failed | StoreRequest
 ToSphere: TypeAlias = Welcome | Refused | View | Go | Tick | Orders | End | StoreReply
 ToClient: TypeAlias = Answer | Event
 ToControl: TypeAlias = FromSphere | Ask

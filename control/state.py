@@ -81,7 +81,7 @@ class Seat:
     """Since when it says that the running generation failed."""
     version: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    told: Told = Told()
+    told: Told = field(default_factory=Told)
 
     @property
     def path(self) -> str:
@@ -133,7 +133,7 @@ class State:
     orders: tuple[Order, ...] = ()
     requests: dict[str, int] = field(default_factory=dict)
     """Request id of a client -> number of the order it made or found."""
-    versions: Versions = Versions()
+    versions: Versions = field(default_factory=Versions)
     ended: RunEnded | None = None
 
     @property

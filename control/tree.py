@@ -2,7 +2,7 @@
 
 Laws
   1. One function, `parse_tree`, judges a tree's text; whatever it does not know is refused.
-  2. A sphere is a leaf; an inner node is not a sphere; no path is there twice; no node has more than MAX_FAN_OUT children.
+  2. A sphere is a leaf, an inner node is none, no path is there twice, no node has more than MAX_FAN_OUT children.
   3. Tree order is depth first, children in the order in which they were first named: neighbours in the tree are
      neighbours in the list.
 

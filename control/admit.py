@@ -1,0 +1,140 @@
+"""From a message to a fact: what a sphere or client said becomes an event, a refusal, or nothing because it is stale.
+
+What speaks for another generation than the newest is dropped before it is looked at: its sender will hear the newer
+View and say again what is still true.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .events import (
+    OrderGiven,
+    SphereBeat,
+    SphereCame,
+    SphereClosed,
+    SphereEvent,
+    SphereFailed,
+    SphereProved,
+    SphereReady,
+    SphereRefused,
+    SphereReported,
+    SphereReturned,
+)
+from .membership import is_same_process, why_not_equal, why_not_here
+from .protocol import Ask, Beat, Closed, Failed, Generation, Hello, Proof, Ready, Row, Wanted
+from .state import State
+
+ORDERS = ("pause", "resume", "stop", "set_learning_rate")
+
+FromMember = Proof | Beat | Row | Ready | Closed | Failed
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """No, and why: one sentence for whoever asked."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Already:
+    """The order asks for what is wanted already, so nothing new is given; `number` is the order that asked first."""
+
+    number: int
+    text: str
+
+
+def admit_hello(state: State, hello: Hello, now_s: float) -> SphereCame | SphereReturned | Refusal:
+    """A seat for a sphere, its old seat for one that is back, or why not. A refusal does not end the run: the sphere
+    that is expected here may still come."""
+    why = why_not_here(state, hello)
+    if why:
+        return Refusal(why)
+    seat = state.seat_at(hello.path)
+    if seat is None:
+        return SphereCame(sphere=state.next_sphere, hello=hello, at_s=now_s)
+    if hello.sphere in (0, seat.sphere) and is_same_process(seat, hello):
+        return SphereReturned(sphere=seat.sphere, at_s=now_s)
+    return Refusal(f"sphere {hello.path}: it says it is number {hello.sphere}; the path's is {seat.sphere}")
+
+
+def admit(state: State, sphere: int, message: FromMember, now_s: float) -> SphereEvent | None:
+    """The fact in a seated sphere's message, or None: stale, or from one that is no member."""
+    seat = state.seats[sphere]
+    match message:
+        case Proof():
+            if seat.proof is not None or seat.refused or state.ended is not None:
+                return None
+            first = state.proof
+            why = why_not_equal(first, seat.path, message) if first else _why_not_sound(message)
+            if why:
+                return SphereRefused(sphere=sphere, text=why, at_s=now_s)
+            return SphereProved(sphere=sphere, proof=message, at_s=now_s)
+        case Beat():
+            if seat.beat is not None and message.number < seat.beat.number:
+                return None
+            return SphereBeat(sphere=sphere, beat=message, at_s=now_s)
+        case Ready():
+            fresh = message.generation == state.generation and state.running != state.generation
+            if fresh and _is_member(state, sphere):
+                return SphereReady(sphere=sphere, ready=message, at_s=now_s)
+        case Row():
+            if _speaks_for_running(state, sphere, message.generation) and message.version >= 0:
+                return SphereReported(sphere=sphere, row=message, at_s=now_s)
+        case Closed():
+            if _speaks_for_running(state, sphere, message.generation):
+                return SphereClosed(sphere=sphere, closed=message, at_s=now_s)
+        case Failed():
+            if seat.failed is None:
+                return SphereFailed(sphere=sphere, failed=message, at_s=now_s)
+    return None
+
+
+def admit_order(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
+    """What a client orders, as one more numbered wanted state."""
+    wanted = state.wanted
+    if ask.request in state.requests:
+        return Already(state.requests[ask.request], f"{ask.what} was given already")
+    if state.ended is not None:
+        return Refusal(f"{ask.what}: the run is over ({state.ended.status}): {state.ended.reason}")
+    if ask.what == "stop":
+        if wanted.stopped:
+            return Already(wanted.number, "the run is stopping already")
+        return _next(state, ask, stopped=True)
+    if wanted.stopped:
+        return Refusal(f"{ask.what}: the run is stopping; nothing else can be ordered")
+    if ask.what == "pause":
+        return Already(wanted.number, "the run is paused already") if wanted.paused else _next(state, ask, paused=True)
+    if ask.what == "resume":
+        return _next(state, ask, paused=False) if wanted.paused else Already(wanted.number, "the run is not paused")
+    if ask.what == "set_learning_rate":
+        rate = ask.value
+        if rate is None or not math.isfinite(rate) or rate <= 0:
+            return Refusal(f"set_learning_rate: expected a number above 0, got {rate}")
+        if rate == wanted.learning_rate:
+            return Already(wanted.number, f"the learning rate is {rate} already")
+        return _next(state, ask, learning_rate=rate)
+    return Refusal(f"{ask.what!r} is not an order; control knows {', '.join(ORDERS)}")
+
+
+def _next(state: State, ask: Ask, **changes: bool | float) -> OrderGiven:
+    """The next wanted state: the last one with some fields changed."""
+    fields = {name: getattr(state.wanted, name) for name in state.wanted.__struct_fields__}
+    wanted = Wanted(**{**fields, **changes, "number": state.wanted.number + 1})
+    return OrderGiven(wanted=wanted, what=ask.what, request=ask.request)
+
+
+def _speaks_for_running(state: State, sphere: int, generation: Generation) -> bool:
+    return state.begun is not None and generation == state.running and _is_member(state, sphere)
+
+
+def _is_member(state: State, sphere: int) -> bool:
+    return any(member.sphere == sphere for member in state.members)
+
+
+def _why_not_sound(proof: Proof) -> str:
+    if proof.micro_batches < 1:
+        return f"micro_batches is {proof.micro_batches}; a step has at least 1"
+    return ""

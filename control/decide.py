@@ -1,0 +1,203 @@
+"""What control concludes from what it sees: a chain of small rules, the first that has something to say is heard.
+
+Blame. When a sphere dies its neighbours' collectives break, and their reports may come first. So whoever says only
+"the generation broke" is not blamed while a lost connection or silence may still name the one who broke it.
+
+Membership is fixed: a sphere that is lost ends the run, in one sentence that says who, where and why.
+"""
+
+from __future__ import annotations
+
+from .events import Event, EverybodyLeft, GenerationBegun, GenerationProposed, OrderTook, RunEnded
+from .membership import carry_on, found, members_of, readys_of
+from .protocol import NO_GENERATION, Phase
+from .state import ControlStatus, Seat, State
+from .versions import Conflict
+
+BLAME_S = 0.4
+"""A closed connection may stand again, and one who died at the same moment may have died first: wait so long."""
+
+LEAVE_S = 5.0
+"""From End to exit: what has not left by then is somebody else's to kill."""
+
+COME_S = 120.0
+"""From control's start to the last Hello: importing torch on a machine that is busy takes its time."""
+
+SILENCES = 3
+"""A sphere whose connection stands but whose heartbeat has been missing for so many silence_s is lost."""
+
+
+def decide(state: State, now_s: float) -> Event | None:
+    """The next fact that follows from the state at this moment, or None."""
+    if state.ended is not None:
+        return _all_left(state, now_s)
+    return (
+        _refused(state, now_s)
+        or _failed(state, now_s)
+        or _contradicted(state, now_s)
+        or _lost(state, now_s)
+        or _silent(state, now_s)
+        or _broken(state, now_s)
+        or _not_come(state, now_s)
+        or _stopped_before_it_began(state, now_s)
+        or _next_generation(state, now_s)
+        or _roll_called(state, now_s)
+        or _order_in_force(state)
+        or _closed(state, now_s)
+    )
+
+
+def _all_left(state: State, now_s: float) -> Event | None:
+    if state.ended is None or state.status is ControlStatus.STOPPED:
+        return None
+    gone = all(not seat.connected for seat in state.seats.values())
+    return EverybodyLeft(at_s=now_s) if gone or now_s - state.ended.at_s > LEAVE_S else None
+
+
+def _fail(reason: str, now_s: float, usage: bool = False) -> RunEnded:
+    return RunEnded(status="failed", reason=reason, at_s=now_s, usage=usage)
+
+
+def _refused(state: State, now_s: float) -> Event | None:
+    texts = [seat.refused for seat in state.seats.values() if seat.refused]
+    return _fail(texts[0], now_s, usage=True) if texts else None
+
+
+def _failed(state: State, now_s: float) -> Event | None:
+    for seat in state.seats.values():
+        if seat.failed is not None:
+            return _fail(f"{seat.name} failed {seat.doing}: {seat.failed.text}", now_s, seat.failed.usage)
+    return None
+
+
+def _contradicted(state: State, now_s: float) -> Event | None:
+    conflict = state.versions.conflict
+    return _fail(_conflict_text(state, conflict), now_s) if conflict else None
+
+
+def _conflict_text(state: State, conflict: Conflict) -> str:
+    one, other = (state.seats.get(claim.sphere) for claim in (conflict.one, conflict.other))
+    return (
+        f"version {conflict.version} is not one: {one.name if one else 'a sphere'} and "
+        f"{other.name if other else 'a sphere'} hold different weights ({conflict.what})"
+    )
+
+
+def _lost(state: State, now_s: float) -> Event | None:
+    lost = [seat for seat in state.seats.values() if not seat.connected]
+    if not lost:
+        return None
+    first = min(lost, key=lambda seat: seat.lost_s)
+    if now_s - first.lost_s < BLAME_S:
+        return None
+    others = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
+    return _fail(f"{first.name} was lost {first.doing}{others}: its connection closed", now_s)
+
+
+def _silent(state: State, now_s: float) -> Event | None:
+    limit_s = SILENCES * state.silence_s
+    for seat in state.seats.values():
+        if now_s - seat.heard_s > limit_s:
+            return _fail(f"{seat.name} was lost {seat.doing}: not heard for {limit_s:g} s", now_s)
+    return None
+
+
+def _broken(state: State, now_s: float) -> Event | None:
+    broken = [seat for seat in state.seats.values() if seat.broke_s is not None]
+    if not broken or any(not seat.connected for seat in state.seats.values()):
+        return None
+    first = min(broken, key=_broke_s)
+    if now_s - _broke_s(first) < state.silence_s + BLAME_S:
+        return None
+    quiet = max(state.seats.values(), key=lambda seat: now_s - seat.heard_s)
+    if now_s - quiet.heard_s > state.silence_s / 2:
+        return _fail(f"{quiet.name} was lost {quiet.doing}: not heard for {now_s - quiet.heard_s:.1f} s", now_s)
+    return _fail(f"{first.name} could not exchange with its peers {first.doing}, though all are here", now_s)
+
+
+def _broke_s(seat: Seat) -> float:
+    return seat.broke_s if seat.broke_s is not None else float("inf")
+
+
+def _not_come(state: State, now_s: float) -> Event | None:
+    if state.begun is not None or now_s - state.began_s < COME_S:
+        return None
+    absent = [path for path in state.paths if state.seat_at(path) is None]
+    return _fail(f"sphere {absent[0]} did not come within {COME_S:g} s; see its log", now_s) if absent else None
+
+
+def _stopped_before_it_began(state: State, now_s: float) -> Event | None:
+    if state.begun is None and state.wanted.stopped:
+        return RunEnded(status="stopped", reason="stopped before the first step", at_s=now_s)
+    return None
+
+
+def _next_generation(state: State, now_s: float) -> Event | None:
+    if state.generation != NO_GENERATION:
+        return None
+    members = members_of(state)
+    if members is None:
+        return None
+    return GenerationProposed(generation=(state.incarnation, state.generation[1] + 1), members=members, at_s=now_s)
+
+
+def _roll_called(state: State, now_s: float) -> Event | None:
+    if state.generation == state.running:
+        return None
+    readys = readys_of(state)
+    if readys is None:
+        return _roll_call_overdue(state, now_s)
+    begun = found(state, readys) if state.begun is None else carry_on(state, readys)
+    return begun if isinstance(begun, GenerationBegun) else _fail(begun, now_s, usage=state.begun is None)
+
+
+def _roll_call_overdue(state: State, now_s: float) -> Event | None:
+    """A Ready that stays out is a lost sphere, unless its main thread is at work: that ends by itself."""
+    limit_s = 2 * SILENCES * state.silence_s
+    if now_s - state.proposed_s < limit_s:
+        return None
+    for seat in state.member_seats():
+        waits = seat.beat is not None and seat.beat.phase is not Phase.COMPUTING
+        if waits and (seat.ready is None or seat.ready.generation != state.generation):
+            return _fail(f"{seat.name} did not answer the roll call within {limit_s:g} s", now_s)
+    return None
+
+
+def _order_in_force(state: State) -> Event | None:
+    """A row says what its tail agreed, so one is proof for all; while paused there are no rows, and each must say so.
+
+    A generation that begins with orders in force brings them to all at its start position.
+    """
+    waiting = [order.wanted.number for order in state.orders if order.version is None]
+    if not waiting or state.begun is None:
+        return None
+    if state.begun.in_force >= waiting[0]:
+        return OrderTook(number=state.begun.in_force, version=state.begun.position.version)
+    rows = sorted(state.versions.claims.items())
+    for version, claim in rows:
+        if claim.row.in_force >= waiting[0]:
+            return OrderTook(number=min(claim.row.in_force, len(state.orders)), version=version)
+    beats = [seat.beat for seat in state.member_seats() if seat.beat is not None]
+    number = min((beat.in_force for beat in beats), default=0)
+    if len(beats) == len(state.members) and number >= waiting[0]:
+        return OrderTook(number=min(number, len(state.orders)), version=max(beat.position.version for beat in beats))
+    return None
+
+
+def _closed(state: State, now_s: float) -> Event | None:
+    seats = state.member_seats()
+    if not seats or any(seat.closed is None for seat in seats):
+        return None
+    closings = [(seat, seat.closed) for seat in seats if seat.closed is not None]
+    first_seat, first = closings[0]
+    for seat, closed in closings:
+        if (closed.version, closed.digest, closed.state_digest) != (first.version, first.digest, first.state_digest):
+            return _fail(
+                f"{seat.name} ended at version {closed.version} with digest {closed.digest[:12]} (state "
+                f"{closed.state_digest[:12]}), sphere {first_seat.path} at {first.version} with {first.digest[:12]} "
+                f"(state {first.state_digest[:12]})",
+                now_s,
+            )
+    stopped = any(closed.reason == "stopped" for _, closed in closings)
+    reason = f"stopped at version {first.version}" if stopped else f"reached version {first.version}"
+    return RunEnded(status="stopped" if stopped else "completed", reason=reason, at_s=now_s)

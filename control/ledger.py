@@ -1,0 +1,263 @@
+"""Control's durable record, in SQLite: what was promised or learned is here before anyone hears of it.
+
+Laws
+  1. One writer: the file is locked (flock) for as long as the ledger is open, and each opening raises the incarnation.
+  2. A transaction may gather several facts; `commit` comes before the messages that speak of them.
+  3. Killed at any moment, it reads whole (write-ahead log). Closed, it is one file.
+
+Cost: a row is written without waiting for the disk (a killed process loses nothing, a power cut some last rows, which
+the spheres could repeat); orders, generations and the end wait for the disk, a few ms each, in the server's own thread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from .errors import LedgerError
+from .events import (
+    DURABLE,
+    Event,
+    GenerationBegun,
+    GenerationProposed,
+    OrderGiven,
+    OrderTook,
+    RunEnded,
+    SphereClosed,
+    SphereReported,
+)
+from .protocol import Row
+
+SCHEMA_VERSION = 1
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS run(key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS events(
+    n INTEGER PRIMARY KEY, at TEXT NOT NULL, incarnation INTEGER NOT NULL, kind TEXT NOT NULL, json TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS generations(
+    incarnation INTEGER, number INTEGER, members TEXT NOT NULL, begun_at_version INTEGER,
+    PRIMARY KEY (incarnation, number));
+CREATE TABLE IF NOT EXISTS versions(
+    lineage INTEGER, version INTEGER, learning_rate REAL, loss REAL, digest TEXT, "check" TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('claimed', 'agreed')), row TEXT NOT NULL, PRIMARY KEY (lineage, version));
+CREATE TABLE IF NOT EXISTS orders(number INTEGER PRIMARY KEY, what TEXT NOT NULL, wanted TEXT NOT NULL, version INTEGER);
+"""
+
+
+class Ledger:
+    """Open it with `Ledger.open`; close it, or use it as a context manager."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int) -> None:
+        self.path = path
+        self.incarnation = 0
+        self._connection = connection
+        self._lock = lock
+        self._inside = False
+
+    @classmethod
+    def open(cls, path: Path, run_id: str) -> Ledger:
+        """Make or open a run's ledger, lock it, and raise its incarnation. Raises LedgerError."""
+        lock = _locked(path)
+        try:
+            connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+        except sqlite3.Error as error:
+            os.close(lock)
+            raise LedgerError(f"ledger {path}: can't be opened: {error}") from None
+        ledger = cls(path, connection, lock)
+        try:
+            ledger._prepare(run_id)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def _prepare(self, run_id: str) -> None:
+        try:
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            raise LedgerError(f"ledger {self.path}: can't be used: {error}") from None
+        known = self.get("run_id")
+        if known is not None and known != run_id:
+            raise LedgerError(f"ledger {self.path}: it is of run {known!r}, not of {run_id!r}; take another folder")
+        schema = self.get("schema")
+        if schema is not None and schema != SCHEMA_VERSION:
+            raise LedgerError(f"ledger {self.path}: its form is {schema}, this program's is {SCHEMA_VERSION}")
+        self.incarnation = int(self.get("incarnation") or 0) + 1
+        self._begin(wait_for_disk=True)
+        self._set("run_id", run_id)
+        self._set("schema", SCHEMA_VERSION)
+        self._set("incarnation", self.incarnation)
+        self.commit()
+
+    # ---------------------------------------------------------------- facts
+
+    def record(self, event: Event) -> None:
+        """Put a durable event into the open transaction; it is safe after `commit`. Others are ignored."""
+        if isinstance(event, SphereReported):
+            self._begin(wait_for_disk=False)
+            self._row(event.row)
+        elif isinstance(event, DURABLE):
+            self._begin(wait_for_disk=True)
+            self._execute(
+                "INSERT INTO events(at, incarnation, kind, json) VALUES (?, ?, ?, ?)",
+                (now_utc(), self.incarnation, type(event).__name__, msgspec.json.encode(event).decode()),
+            )
+            self._tables(event)
+
+    def record_row(self, row: Row) -> None:
+        """A version of a run without control: claimed now, agreed by the next one's row."""
+        self._begin(wait_for_disk=False)
+        self._row(row)
+        self.commit()
+
+    def end(self, status: str, reason: str, usage: bool = False) -> None:
+        """How a run without control ended: completed, stopped or failed. Completed or stopped: its last row is agreed."""
+        self._begin(wait_for_disk=True)
+        self._ended(status, reason, usage)
+        if status != "failed":
+            self._execute("UPDATE versions SET state = 'agreed'", ())
+        self.commit()
+
+    def set(self, key: str, value: Any) -> None:
+        """Note something of the run as JSON: `tree`, `fingerprint`, `micro_batches`, `max_steps`, what else is useful."""
+        self._begin(wait_for_disk=False)
+        self._set(key, value)
+        self.commit()
+
+    def get(self, key: str) -> Any:
+        """What was noted under `key`, or None."""
+        found = self._execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
+        return json.loads(found[0]) if found else None
+
+    def commit(self) -> None:
+        """Everything recorded so far survives this process."""
+        if self._inside:
+            self._inside = False
+            try:
+                self._execute("COMMIT", ())
+            except LedgerError:
+                if self._connection.in_transaction:
+                    self._connection.rollback()
+                raise
+
+    def close(self) -> None:
+        """Commit, fold the log into the one file, unlock. A second call does nothing."""
+        if self._lock < 0:
+            return
+        try:
+            self.commit()
+        finally:
+            self._connection.close()
+            os.close(self._lock)  # After SQLite's: closing any descriptor of the file drops the process' own locks.
+            self._lock = -1
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---------------------------------------------------------------- tables
+
+    def _tables(self, event: Event) -> None:
+        match event:
+            case GenerationProposed(generation=(incarnation, number), members=members):
+                paths = json.dumps([member.path for member in members])
+                self._execute(
+                    "INSERT INTO generations(incarnation, number, members) VALUES (?, ?, ?)",
+                    (incarnation, number, paths),
+                )
+            case GenerationBegun(generation=(incarnation, number), position=position):
+                self._execute(
+                    "UPDATE generations SET begun_at_version = ? WHERE incarnation = ? AND number = ?",
+                    (position.version, incarnation, number),
+                )
+                if event.founding:
+                    row = Row(generation=event.generation, version=position.version, digest=event.digest)
+                    self._row(row, "agreed")
+            case OrderGiven(wanted=wanted, what=what):
+                self._execute(
+                    "INSERT INTO orders(number, what, wanted) VALUES (?, ?, ?)",
+                    (wanted.number, what, msgspec.json.encode(wanted).decode()),
+                )
+            case OrderTook(number=number, version=version):
+                self._execute("UPDATE orders SET version = ? WHERE number <= ? AND version IS NULL", (version, number))
+            case SphereClosed(closed=closed):
+                self._execute(
+                    "UPDATE versions SET state = 'agreed', digest = coalesce(digest, ?) WHERE version = ?",
+                    (closed.digest, closed.version),
+                )
+            case RunEnded():
+                self._ended(event.status, event.reason, event.usage)
+            case _:
+                pass
+
+    def _row(self, row: Row, state: str = "claimed") -> None:
+        text = msgspec.json.encode(row).decode()
+        values = (_real(row.learning_rate), _real(row.loss), row.digest, str(row.check), state, text)
+        self._execute(
+            "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(lineage, version) "
+            "DO UPDATE SET digest = coalesce(digest, excluded.digest)",
+            (row.lineage, row.version, *values),
+        )
+        self._execute(
+            "UPDATE versions SET state = 'agreed' WHERE version < ? AND lineage <= ? AND state = 'claimed'",
+            (row.version, row.lineage),
+        )
+
+    def _ended(self, status: str, reason: str, usage: bool) -> None:
+        for key, value in (("status", status), ("reason", reason), ("usage", usage), ("ended_at", now_utc())):
+            self._set(key, value)
+
+    def _set(self, key: str, value: Any) -> None:
+        self._execute("INSERT OR REPLACE INTO run(key, value) VALUES (?, ?)", (key, json.dumps(value)))
+
+    # ---------------------------------------------------------------- SQLite
+
+    def _begin(self, wait_for_disk: bool) -> None:
+        if self._inside and wait_for_disk:
+            self.commit()
+        if not self._inside:
+            self._execute(f"PRAGMA synchronous={'FULL' if wait_for_disk else 'NORMAL'}", ())
+            self._execute("BEGIN IMMEDIATE", ())
+            self._inside = True
+
+    def _execute(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+        try:
+            return self._connection.execute(sql, values)
+        except sqlite3.Error as error:
+            raise LedgerError(f"ledger {self.path}: {error}; is the disk full?") from None
+
+
+def now_utc() -> str:
+    """This moment for people; nothing is decided by it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _real(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _locked(path: Path) -> int:
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise LedgerError(f"ledger {path}: can't be opened: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise LedgerError(f"ledger {path}: another process is writing it; one control a run") from None
+    return lock

@@ -1,0 +1,116 @@
+"""What control does next: compare what each sphere should have heard with what it was told and says it knows.
+
+Level-triggered: nothing is sent because something happened, all because something is missing. So a lost message
+heals by itself, and a restarted control needs no list of what it had begun to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .decide import decide
+from .events import Event, GenerationBegun
+from .protocol import End, Go, How, Orders, Phase, Tick, ToSphere, View
+from .state import Seat, State
+
+AGAIN_S = 1.0
+"""What was told and is not seen in the heartbeats after so long is told again."""
+
+
+@dataclass(frozen=True)
+class Send:
+    """Tell `sphere`; then apply Sent."""
+
+    sphere: int
+    message: ToSphere
+
+
+@dataclass(frozen=True)
+class Decide:
+    """A fact that control concluded: write it, apply it, and plan again before anything is sent."""
+
+    event: Event
+
+
+Effect: TypeAlias = Send | Decide
+
+
+def plan(state: State, now_s: float) -> list[Effect]:
+    """What is to be done at this moment. Empty once all of it has been done and applied."""
+    event = decide(state, now_s)
+    if event is not None:
+        return [Decide(event)]
+    effects: list[Effect] = []
+    for seat in state.seats.values():
+        if seat.connected:
+            effects.extend(Send(seat.sphere, message) for message in _for_seat(state, seat, now_s))
+    return effects
+
+
+def _for_seat(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
+    if state.ended is not None:
+        if not seat.told.over:
+            yield End(status=state.ended.status, reason=state.ended.reason)
+        return
+    if any(member.sphere == seat.sphere for member in state.members):
+        yield from _view(state, seat, now_s)
+        yield from _go(state, seat, now_s)
+        yield from _orders(state, seat, now_s)
+    if now_s - seat.told.tick_s >= tick_s(state.silence_s):
+        echo = seat.beat.number if seat.beat else 0
+        held = max(state.versions.held, 0)
+        yield Tick(incarnation=state.incarnation, number=seat.told.tick + 1, echo=echo, rows_held=held)
+
+
+def tick_s(silence_s: float) -> float:
+    """Seconds between Ticks: often enough that losing a few is no silence, and below 1 KB/s a sphere."""
+    return min(max(silence_s / 25, 0.05), 0.5)
+
+
+def _view(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
+    told = seat.told
+    unheard = seat.beat is not None and seat.beat.generation < state.generation
+    unheard = unheard and not (seat.ready is not None and seat.ready.generation == state.generation)
+    if told.view != state.generation or (unheard and now_s - told.view_s > AGAIN_S):
+        orders = [order.wanted for order in state.orders[: state.orders_in_view]]
+        yield View(generation=state.generation, members=list(state.members), orders=orders)
+
+
+def _go(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
+    begun = state.begun
+    if begun is None or begun.generation != state.generation or seat.sphere not in begun.how:
+        return
+    beat = seat.beat
+    lacks = beat is not None and beat.phase is Phase.FROZEN and beat.failed_in != begun.generation
+    if seat.told.go != begun.generation or (lacks and now_s - seat.told.go_s > AGAIN_S):
+        yield go_for(begun, seat.sphere)
+
+
+def go_for(begun: GenerationBegun, sphere: int) -> Go:
+    """What one member is told when a generation begins; the deal of all is the same in every Go."""
+    how = begun.how[sphere]
+    return Go(
+        generation=begun.generation,
+        position=begun.position,
+        how=how,
+        keep=sphere in begun.keep,
+        deal=begun.deal,
+        donor=begun.donor if How.FETCH in begun.how.values() else 0,
+        record=begun.record if how is How.RECORD else None,
+        in_force=begun.in_force,
+        lr_table=begun.lr_table,
+    )
+
+
+def _orders(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
+    """Only after the View, which brings all orders before it: so a sphere's numbers have no gap."""
+    told = seat.told
+    if told.view != state.generation or not state.orders:
+        return
+    known = seat.beat.seen if seat.beat else 0
+    late = known < told.order and now_s - told.order_s > AGAIN_S
+    first = min(known, told.order) if late else told.order
+    if first < len(state.orders):
+        yield Orders(incarnation=state.incarnation, orders=[order.wanted for order in state.orders[first:]])

@@ -1,0 +1,203 @@
+"""What a ledger says about a run, for whoever reads it afterwards, or beside the writer. Nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .errors import LedgerError
+from .protocol import Closed
+
+UNFINISHED = "unfinished"
+
+
+@dataclass(frozen=True)
+class VersionRecord:
+    version: int
+    lineage: int
+    learning_rate: float | None
+    loss: float | None
+    digest: str | None
+    check: int
+    state: str
+    """claimed by one sphere, or agreed by a tail."""
+    row: dict[str, Any]
+    """All fields of the protocol's Row."""
+
+
+@dataclass(frozen=True)
+class GenerationRecord:
+    incarnation: int
+    number: int
+    members: list[str]
+    begun_at_version: int | None
+    """None: proposed, and nobody was told to go."""
+
+
+@dataclass(frozen=True)
+class OrderRecord:
+    number: int
+    what: str
+    learning_rate: float | None
+    version: int | None
+    """From which it was in force; None: it never was."""
+
+
+@dataclass(frozen=True)
+class FailureRecord:
+    """kind: failed (said so itself), refused, or lost (its connection closed)."""
+
+    path: str
+    kind: str
+    text: str
+    usage: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The whole run. status: completed, stopped, failed; unfinished if control died before it wrote an end."""
+
+    run_id: str
+    status: str
+    reason: str
+    usage: bool
+    """The user's input is to blame."""
+    incarnation: int
+    version: int
+    """The newest in the ledger; -1: none."""
+    digest: str | None
+    """Of the weights at `version`, where known."""
+    versions: list[VersionRecord]
+    generations: list[GenerationRecord]
+    orders: list[OrderRecord]
+    closings: dict[str, Closed]
+    """By path."""
+    failures: list[FailureRecord]
+    fingerprint: dict[str, str]
+    micro_batches: int | None
+    max_steps: int | None
+    spheres: dict[str, dict[str, Any]]
+    """By path: sphere, pid, host, address."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Everything that was noted with `Ledger.set`, and what control notes itself."""
+
+    @property
+    def closing(self) -> Closed | None:
+        """The first sphere's closing, by path; all are equal in version and digests if the run did not fail."""
+        return self.closings[min(self.closings)] if self.closings else None
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read `ledger.db`; also after its writer was killed, and while it still writes. Raises LedgerError."""
+    if not path.is_file():
+        raise LedgerError(f"ledger {path}: there is no such file")
+    try:
+        with closing(_connected(path)) as connection:
+            return _read(connection)
+    except (sqlite3.Error, KeyError, ValueError, msgspec.MsgspecError) as error:
+        raise LedgerError(f"ledger {path}: can't be read: {error}") from None
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """A killed writer leaves its log beside the file: reading it needs a connection that may write, if the folder lets
+    us; that also folds the log in. In a folder that can't be written the file is read as it is."""
+    uri = path.resolve().as_uri()
+    connection = sqlite3.connect(uri + "?mode=rw", uri=True, timeout=5.0, isolation_level=None)
+    try:
+        connection.execute("SELECT count(*) FROM run").fetchone()
+        connection.execute("BEGIN")
+        return connection
+    except sqlite3.OperationalError:
+        connection.close()
+        return sqlite3.connect(uri + "?mode=ro&immutable=1", uri=True, isolation_level=None)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _read(connection: sqlite3.Connection) -> RunRecord:
+    notes = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM run")}
+    events = [(kind, json.loads(text)) for kind, text in connection.execute("SELECT kind, json FROM events ORDER BY n")]
+    versions = _versions(connection)
+    paths = {event["sphere"]: event["hello"]["path"] for kind, event in events if kind == "SphereCame"}
+    closings = {
+        paths[event["sphere"]]: msgspec.convert(event["closed"], Closed)
+        for kind, event in events
+        if kind == "SphereClosed"
+    }
+    proofs = [event["proof"] for kind, event in events if kind == "SphereProved"]
+    proof: dict[str, Any] = proofs[0] if proofs else {}
+    newest = versions[-1] if versions else None
+    return RunRecord(
+        run_id=notes.get("run_id", ""),
+        status=notes.get("status", UNFINISHED),
+        reason=notes.get("reason", ""),
+        usage=bool(notes.get("usage", False)),
+        incarnation=notes.get("incarnation", 0),
+        version=newest.version if newest else -1,
+        digest=newest.digest if newest else None,
+        versions=versions,
+        generations=[
+            GenerationRecord(incarnation, number, json.loads(members), begun)
+            for incarnation, number, members, begun in connection.execute(
+                "SELECT incarnation, number, members, begun_at_version FROM generations ORDER BY incarnation, number"
+            )
+        ],
+        orders=[
+            OrderRecord(number, what, json.loads(wanted).get("learning_rate"), version)
+            for number, what, wanted, version in connection.execute(
+                "SELECT number, what, wanted, version FROM orders ORDER BY number"
+            )
+        ],
+        closings=closings,
+        failures=_failures(events, paths),
+        fingerprint=proof.get("fingerprint") or notes.get("fingerprint", {}),
+        micro_batches=proof.get("micro_batches", notes.get("micro_batches")),
+        max_steps=proof.get("max_steps", notes.get("max_steps")),
+        spheres={
+            event["hello"]["path"]: {"sphere": event["sphere"]}
+            | {name: event["hello"].get(name) for name in ("pid", "host", "address")}
+            for kind, event in events
+            if kind == "SphereCame"
+        },
+        notes=notes,
+    )
+
+
+def _versions(connection: sqlite3.Connection) -> list[VersionRecord]:
+    rows = connection.execute(
+        'SELECT version, lineage, learning_rate, loss, digest, "check", state, row FROM versions '
+        "ORDER BY lineage, version"
+    )
+    return [
+        VersionRecord(version, lineage, rate, loss, digest, int(check), state, json.loads(text))
+        for version, lineage, rate, loss, digest, check, state, text in rows
+    ]
+
+
+def _failures(events: list[tuple[str, dict[str, Any]]], paths: dict[int, str]) -> list[FailureRecord]:
+    failures = []
+    for kind, event in events:
+        if kind == "SphereFailed":
+            failed = event["failed"]
+            failures.append(
+                FailureRecord(
+                    path=paths[event["sphere"]],
+                    kind="failed",
+                    text=failed["text"],
+                    usage=failed.get("usage", False),
+                    detail=failed.get("detail", ""),
+                )
+            )
+        elif kind == "SphereRefused":
+            failures.append(FailureRecord(paths[event["sphere"]], "refused", event["text"], usage=True))
+        elif kind == "SphereLost":
+            failures.append(FailureRecord(paths[event["sphere"]], "lost", "its connection closed"))
+    return failures
