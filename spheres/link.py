@@ -35,11 +35,8 @@ from control.protocol import (
     Generation,
     Hello,
     Phase,
-    StoreAdd,
-    StoreDelete,
-    StoreGet,
     StoreReply,
-    StoreSet,
+    StoreRequest,
 )
 from control.wire import MAX_FRAME_BYTES, decode_at_sphere, encode
 from lightwatch.errors import LightwatchError, RunEnded
@@ -47,7 +44,6 @@ from lightwatch.errors import LightwatchError, RunEnded
 from .state import Heard, Standing, hear, move
 
 T = TypeVar("T")
-StoreRequest = StoreSet | StoreGet | StoreAdd | StoreDelete
 
 LINGER_MS = 1000
 BEAT_S = (0.05, 0.5)

@@ -17,11 +17,16 @@ from typing import TypeAlias
 
 from torch._C._distributed_c10d import Store
 
-from control.protocol import Generation, StoreAdd, StoreDelete, StoreGet, StoreSet
+from control.protocol import Generation, StoreAdd, StoreDelete, StoreGet, StoreReply, StoreRequest, StoreSet
+from lightwatch.errors import LightwatchError
 
-from .link import ControlSilent, Link
+from .link import Link
 
 Value: TypeAlias = bytes | str
+
+
+class StoreRefused(LightwatchError, RuntimeError):
+    """Control will not keep or give this key: a limit of its store is reached."""
 
 
 class LinkStore(Store):
@@ -52,7 +57,7 @@ class LinkStore(Store):
     def set(self, key: str, value: Value) -> None:
         data = value.encode() if isinstance(value, str) else bytes(value)
         message = StoreSet(generation=self._generation, request=0, key=self._prefix + key, value=data)
-        self._link.request(message, self._timeout_s)
+        self._ask(message, self._timeout_s)
 
     def get(self, key: str) -> bytes:
         """The value, once it is there."""
@@ -70,7 +75,7 @@ class LinkStore(Store):
     def add(self, key: str, amount: int) -> int:
         """Add to a number kept as decimal text (missing: 0); the sum."""
         message = StoreAdd(generation=self._generation, request=0, key=self._prefix + key, amount=amount)
-        return int(self._link.request(message, self._timeout_s).values[0])
+        return int(self._ask(message, self._timeout_s).values[0])
 
     def delete_key(self, key: str) -> bool:
         """Whether it was there."""
@@ -85,7 +90,13 @@ class LinkStore(Store):
 
     def _wait(self, keys: list[str], timeout_s: float) -> list[bytes]:
         message = StoreGet(generation=self._generation, request=0, keys=self._named(keys))
+        return self._ask(message, timeout_s).values
+
+    def _ask(self, message: StoreRequest, timeout_s: float) -> StoreReply:
         reply = self._link.request(message, timeout_s)
-        if not reply.found or len(reply.values) != len(keys):
-            raise ControlSilent(f"control at {self._link.address} gave {len(reply.values)} values for the keys {keys}")
-        return reply.values
+        if not reply.found:
+            raise StoreRefused(
+                f"control at {self._link.address} refused {type(message).__name__} in generation {self._generation}: "
+                "its store for groups is full, or the key holds no number"
+            )
+        return reply

@@ -1,0 +1,191 @@
+"""A sphere's decisions, by plain values."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from control.protocol import (
+    NO_GENERATION,
+    End,
+    Generation,
+    Go,
+    How,
+    Orders,
+    Phase,
+    Position,
+    Refused,
+    StoreReply,
+    Tick,
+    ToSphere,
+    View,
+    Wanted,
+    Welcome,
+)
+from lightwatch.errors import StateError
+from spheres.state import MOVES, Heard, hear, move, share_out
+
+
+def go(generation: Generation) -> Go:
+    return Go(generation=generation, position=Position(), how=How.HERE, keep=False, deal={1: [0]})
+
+
+def wanted(*numbers: int) -> list[Wanted]:
+    return [Wanted(number=number, learning_rate=float(number)) for number in numbers]
+
+
+def fold(*messages: ToSphere) -> Heard:
+    heard = Heard()
+    for message in messages:
+        heard = hear(heard, message)
+    return heard
+
+
+def test_a_view_of_an_older_generation_changes_nothing() -> None:
+    """Law 2: what speaks for an older generation is dropped, also within one incarnation."""
+    heard = fold(View(generation=(2, 3), members=[]))
+    for stale in [(1, 9), (2, 2)]:
+        assert hear(heard, View(generation=stale, members=[], orders=wanted(1))) is heard
+    assert heard.generation == (2, 3)
+
+
+def test_a_go_counts_only_for_the_newest_view() -> None:
+    """Law 4: before its View, for another one, or after a newer View, a Go is nothing."""
+    assert fold(go((1, 1))).go is None
+    assert fold(View(generation=(1, 2), members=[]), go((1, 1))).go is None
+    assert fold(View(generation=(1, 2), members=[]), go((1, 2))).go == go((1, 2))
+    assert fold(View(generation=(1, 2), members=[]), go((1, 2)), View(generation=(1, 3), members=[])).go is None
+
+
+def test_a_repeated_go_or_view_changes_nothing() -> None:
+    """Control says things again until they are heard; the second time is no news."""
+    heard = fold(View(generation=(1, 1), members=[]), go((1, 1)))
+    assert hear(heard, go((1, 1))) is heard
+    assert hear(heard, View(generation=(1, 1), members=[])) is heard
+
+
+def test_an_older_incarnation_of_control_is_not_obeyed() -> None:
+    """Law 2: whoever heard of control's successor refuses the predecessor."""
+    heard = fold(Welcome(sphere=4, incarnation=3))
+    assert hear(heard, Tick(incarnation=2, number=99, echo=0)) is heard
+    assert hear(heard, Orders(incarnation=2, orders=wanted(1))) is heard
+    assert hear(heard, View(generation=(2, 9), members=[])) is heard
+    assert hear(heard, Welcome(sphere=5, incarnation=2)) is heard
+
+
+def test_a_newer_incarnation_counts_its_ticks_from_the_start() -> None:
+    """Otherwise a restarted control would seem silent until it had ticked as often as the former one."""
+    heard = fold(Tick(incarnation=1, number=500, echo=0, rows_held=9), Tick(incarnation=2, number=1, echo=0))
+    assert (heard.incarnation, heard.tick, heard.rows_held) == (2, 1, 9)
+    heard = fold(Tick(incarnation=1, number=500, echo=0), View(generation=(2, 1), members=[]))
+    assert hear(heard, Tick(incarnation=2, number=1, echo=0)).tick == 1
+
+
+def test_ticks_never_run_backwards() -> None:
+    """The newest number is what is echoed."""
+    heard = fold(Tick(incarnation=1, number=5, echo=0, rows_held=3), Tick(incarnation=1, number=4, echo=0, rows_held=9))
+    assert (heard.tick, heard.rows_held) == (5, 3)
+
+
+@given(st.lists(st.lists(st.integers(1, 8), max_size=4), max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_orders_are_gapless_whatever_arrives(batches: list[list[int]]) -> None:
+    """Law 3, against a set: after each message, n is the longest run 1..n that could be built by then."""
+    heard, known = Heard(), 0
+    for batch in batches:
+        heard = hear(heard, Orders(incarnation=1, orders=wanted(*batch)))
+        while known + 1 in batch:
+            known += 1
+        assert [order.number for order in heard.orders] == list(range(1, known + 1))
+        assert heard.seen == known == heard.wanted.number
+    assert all(order.learning_rate == float(order.number) for order in heard.orders)
+
+
+def test_a_view_brings_the_orders_issued_before_it() -> None:
+    """Also a View that is heard again, with orders that were missed."""
+    heard = fold(View(generation=(1, 1), members=[], orders=wanted(1)))
+    assert heard.seen == 1
+    assert hear(heard, View(generation=(1, 1), members=[], orders=wanted(1, 2))).seen == 2
+
+
+def test_the_first_end_and_the_first_refusal_are_kept() -> None:
+    """What ends a sphere does not change afterwards."""
+    heard = fold(End(status="failed", reason="a"), End(status="completed"), Refused(text="x"), Refused(text="y"))
+    assert heard.end == End(status="failed", reason="a")
+    assert heard.refused == Refused(text="x")
+    assert hear(heard, StoreReply(request=1)) is heard
+
+
+def test_a_generation_ends_by_a_newer_view_or_by_the_end() -> None:
+    """And by nothing else."""
+    heard = fold(View(generation=(1, 2), members=[]))
+    assert heard.ends((1, 1)) and not heard.ends((1, 2)) and not heard.ends((2, 1))
+    assert hear(heard, End(status="completed")).ends((1, 2))
+    assert not Heard().ends(NO_GENERATION)
+
+
+@given(st.integers(0, 40), st.lists(st.integers(1, 99), min_size=1, max_size=9, unique=True), st.integers(0, 20))
+@settings(max_examples=300, deadline=None)
+def test_every_unit_is_dealt_once_and_evenly(units: int, members: list[int], attempt: int) -> None:
+    """A partition of the indices into contiguous blocks whose sizes differ by one at most."""
+    deal = share_out(units, members, attempt)
+    assert list(deal) == members
+    assert sorted(index for block in deal.values() for index in block) == list(range(units))
+    assert max(map(len, deal.values())) - min(map(len, deal.values())) <= 1
+    assert all(block == list(range(block[0], block[0] + len(block))) for block in deal.values() if block)
+
+
+@given(st.integers(0, 40), st.lists(st.integers(1, 99), min_size=2, max_size=9, unique=True), st.integers(0, 20))
+@settings(max_examples=300, deadline=None)
+def test_a_repetition_gives_each_unit_to_another_sphere(units: int, members: list[int], attempt: int) -> None:
+    """What one machine alone sees is not seen again by it."""
+    before = {index: sphere for sphere, block in share_out(units, members, attempt).items() for index in block}
+    after = {index: sphere for sphere, block in share_out(units, members, attempt + 1).items() for index in block}
+    assert all(before[index] != after[index] for index in range(units))
+
+
+def test_the_first_deal_is_contiguous_in_tree_order() -> None:
+    """Longer blocks first."""
+    assert share_out(8, [3, 1, 2], 0) == {3: [0, 1, 2], 1: [3, 4, 5], 2: [6, 7]}
+    assert share_out(8, [3, 1, 2], 1) == {3: [6, 7], 1: [0, 1, 2], 2: [3, 4, 5]}
+    assert share_out(3, [5], 7) == {5: [0, 1, 2]}
+
+
+@pytest.mark.parametrize(("units", "members", "attempt"), [(-1, [1], 0), (1, [], 0), (1, [2, 2], 0), (1, [1], -1)])
+def test_an_impossible_deal_is_refused(units: int, members: list[int], attempt: int) -> None:
+    """Our own mistakes are heard of."""
+    with pytest.raises(ValueError, match="no deal of"):
+        share_out(units, members, attempt)
+
+
+def test_the_table_of_phases_names_every_phase_and_lets_every_live_one_end() -> None:
+    """A sphere can close from anywhere, and after a View can freeze from wherever it holds something."""
+    assert set(MOVES) == set(Phase)
+    for phase in set(Phase) - {Phase.CLOSED}:
+        assert Phase.CLOSED in MOVES[phase]
+        if phase not in (Phase.STARTING, Phase.FROZEN):
+            assert Phase.FROZEN in MOVES[phase]
+    assert MOVES[Phase.CLOSED] == frozenset()
+
+
+@pytest.mark.parametrize("now", list(Phase))
+@pytest.mark.parametrize("to", list(Phase))
+def test_a_move_happens_if_the_table_has_it(now: Phase, to: Phase) -> None:
+    """All 100 pairs: the table, staying, or a sentence with both names."""
+    if to is now or to in MOVES[now]:
+        assert move(now, to) is to
+    else:
+        with pytest.raises(StateError, match=f"{now.value} can't become {to.value}"):
+            move(now, to)
+
+
+def test_a_step_walks_through_the_table() -> None:
+    """The way of a sphere from its start to its end, and what it may not skip."""
+    phase = Phase.STARTING
+    names = "admitted frozen building fetching computing reducing computing reducing paused computing reducing closing"
+    for name in [*names.split(), "closed"]:
+        phase = move(phase, Phase(name))
+    for now, to in [("starting", "computing"), ("frozen", "computing"), ("computing", "closing"), ("closed", "frozen")]:
+        with pytest.raises(StateError):
+            move(Phase(now), Phase(to))
