@@ -1,0 +1,213 @@
+"""Exact accumulation: fixed-point int32 sums of gradients that any tree, order or retry repeats bit for bit.
+
+How it works
+  1. A parameter's gradient g of one micro-batch with weight w is rounded once to q = round_half_even(g * (w * 2^e))
+     and added to an int32 accumulator while g is in cache; then g is freed.
+  2. Integer sums are associative and commutative, so the deal of micro-batches can't matter. "Exact" means free of
+     order, not more precise: the sum is about as good as a float32 sum.
+  3. e, one per parameter, comes from the bound B = sum over micro-batches of max|g| * w * 2^(e + 20) of the step
+     before, with `headroom_bits` to spare; B is an integer sum too. B also proves that nothing wrapped: while
+     B < 2^51 - 2^41 no partial sum in any order leaves int32. Else the step is repeated with the measured exponents.
+     Likewise when a gradient falls so far (2^9 below the headroom) that its sum would keep fewer than 17 bits.
+  4. Each bucket keeps a checksum, the sum of all q that were added, modulo 2^32. Linear like the sums themselves, it
+     finds bits that flipped in memory, on a wire or through a mistake of ours.
+
+`reduction = "float"` adds w * g as float32 in the same place; its bits depend on the order of additions.
+
+An exponent may be marked "measuring": the sums made with it serve only to measure, and the step is repeated. Every
+parameter starts so, hence a parameter that wakes up late is never rounded away; and one whose bound is past counting
+(2^40 above what was expected) is measured with an exponent 40 lower, so that two repetitions reach any size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .flat import CHUNK_ELEMENTS, FlatLayout, chunks, in_memory_order
+
+START_EXPONENT = 20
+LOWEST_EXPONENT, HIGHEST_EXPONENT = -60, 90
+BOUND_BITS = 20
+OVERFLOW_BOUND = 2**51 - 2**41
+UNCOUNTABLE_BOUND = 2**52
+"""One micro-batch counts for at most this much, so that 1,024 of them still fit an int64."""
+_MEASURING = 1000
+
+
+def measuring(exponent: int) -> int:
+    """Mark an exponent as one to measure with only."""
+    return exponent - _MEASURING
+
+
+def is_measuring(exponent: int) -> bool:
+    return exponent < LOWEST_EXPONENT
+
+
+def scale_exponent(exponent: int) -> int:
+    """The exponent to quantise with, marked or not."""
+    return exponent + _MEASURING if is_measuring(exponent) else exponent
+
+
+UNMEASURED = measuring(START_EXPONENT)
+
+
+def next_exponents(exponents: Sequence[int], bounds: Sequence[int], headroom_bits: int) -> list[int]:
+    """The exponents after a step with these bounds: integers only, the same on every sphere.
+
+    A parameter without a gradient (bound 0) keeps its exponent, a marked one too.
+    """
+    after = []
+    for exponent, bound in zip(exponents, bounds, strict=True):
+        if bound >= UNCOUNTABLE_BOUND:
+            exponent = measuring(max(scale_exponent(exponent) - 40, LOWEST_EXPONENT))
+        elif bound > 0:
+            exponent = scale_exponent(exponent) + 51 - headroom_bits - bound.bit_length()
+            exponent = min(max(exponent, LOWEST_EXPONENT), HIGHEST_EXPONENT)
+        after.append(exponent)
+    return after
+
+
+def needs_rescale(exponents: Sequence[int], bounds: Sequence[int], headroom_bits: int) -> bool:
+    """Whether sums with these bounds may have wrapped, kept too few bits, or were made to measure only."""
+    few = 2 ** (51 - headroom_bits - 9)
+    for exponent, bound in zip(exponents, bounds, strict=True):
+        if bound >= OVERFLOW_BOUND or (bound > 0 and is_measuring(exponent)):
+            return True
+        if 0 < bound < few and exponent < HIGHEST_EXPONENT:
+            return True
+    return False
+
+
+class Accumulator:
+    """This sphere's own sums at one position, changed by whole micro-batches only.
+
+    sums: int32 (exact) or float32 (float) in the flat layout; gloo never sees it.
+    bounds, fired: int64 per parameter; checks: int64 per bucket. All are plain sums over `done`.
+    """
+
+    def __init__(self, layout: FlatLayout, *, exact: bool) -> None:
+        self.layout = layout
+        self.exact = exact
+        count = len(layout.slots)
+        self.sums = torch.zeros(layout.size, dtype=torch.int32 if exact else torch.float32, device=layout.device)
+        self.bounds = torch.zeros(count, dtype=torch.int64)
+        self.fired = torch.zeros(count, dtype=torch.int64)
+        self.checks = torch.zeros(len(layout.buckets), dtype=torch.int64, device=layout.device)
+        self._tops = torch.zeros(count, dtype=torch.float64, device=layout.device)
+        self._pieces = [list(chunks(slot.of(self.sums))) for slot in layout.slots]
+        self._scaled = torch.empty(CHUNK_ELEMENTS, dtype=torch.float32, device=layout.device)
+        self._rounded = torch.empty(CHUNK_ELEMENTS, dtype=torch.int32, device=layout.device)
+        self._scales = [1.0] * count
+        self._bound_scales = torch.ones(count, dtype=torch.float64)
+        self._firings = [0] * count
+        self._open = False
+        self._hooks = [
+            slot.parameter.register_post_accumulate_grad_hook(self._hook(index))
+            for index, slot in enumerate(layout.slots)
+        ]
+
+    def begin(self, exponents: Sequence[int]) -> None:
+        """Start a position: empty sums, to be quantised with these exponents (ignored for float)."""
+        self.sums.zero_()
+        for tensor in (self.bounds, self.fired, self.checks):
+            tensor.zero_()
+        if self.exact:
+            self._scales = [math.ldexp(1.0, scale_exponent(e)) for e in exponents]
+            self._bound_scales = torch.tensor(self._scales, dtype=torch.float64) * 2.0**BOUND_BITS
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        for hook in self._hooks:
+            hook.remove()
+
+    @contextmanager
+    def micro_batch(self, weight: int) -> Iterator[None]:
+        """Around one backward of the mean loss (float: of the loss times weight). Gradients outside are left alone.
+
+        If the backward raises, the sums hold part of a micro-batch: the caller must `begin` again.
+        """
+        self._weight = float(weight)
+        self._tops.zero_()
+        self._firings = [0] * len(self._firings)
+        self._open = True
+        try:
+            yield
+        finally:
+            self._open = False
+
+    def settle(self) -> int:
+        """After a whole backward: add its bounds, and say which parameter was first to be NaN or Inf (-1: none)."""
+        tops = self._tops.cpu()
+        finite = torch.isfinite(tops)
+        if self.exact:
+            bound = torch.nan_to_num(tops * self._weight * self._bound_scales, nan=float(UNCOUNTABLE_BOUND))
+            self.bounds += bound.ceil().clamp_(max=float(UNCOUNTABLE_BOUND)).to(torch.int64)
+        self.fired += torch.tensor([min(n, 1) for n in self._firings])
+        return -1 if bool(finite.all()) else int((~finite).nonzero()[0])
+
+    def _hook(self, index: int):  # type: ignore[no-untyped-def]
+        pieces = self._pieces[index]
+        top = self._tops[index]
+        check = self.checks[self.layout.slots[index].bucket]
+
+        @torch.no_grad()
+        def take(parameter: nn.Parameter) -> None:
+            if not self._open or parameter.grad is None:
+                return
+            if parameter.grad.is_sparse:
+                raise TypeError(
+                    f"parameter {self.layout.slots[index].name} has a sparse gradient; "
+                    "sums need dense ones: build its embedding with sparse=False"
+                )
+            gradient = in_memory_order(parameter.grad, parameter)
+            parameter.grad = None
+            low, high = torch.aminmax(gradient)
+            top.add_(torch.maximum(low.neg_(), high))
+            self._firings[index] += 1
+            if self.exact:
+                self._add_exact(gradient, pieces, self._weight * self._scales[index], check)
+            else:
+                for piece, part in zip(pieces, chunks(gradient), strict=True):
+                    piece.add_(part)
+
+        return take
+
+    def _add_exact(self, gradient: Tensor, pieces: list[Tensor], scale: float, check: Tensor) -> None:
+        for piece, part in zip(pieces, chunks(gradient), strict=True):
+            scaled, rounded = self._scaled, self._rounded
+            if part.numel() < CHUNK_ELEMENTS:
+                scaled, rounded = scaled[: part.numel()], rounded[: part.numel()]
+            rounded.copy_(torch.mul(part, scale, out=scaled).round_())
+            piece.add_(rounded)
+            check.add_(rounded.sum())
+
+
+def same_checksum(left: int, right: int) -> bool:
+    """Checksums are equal modulo 2^32: int32 addition wraps and keeps sums in that ring."""
+    return (left - right) % 2**32 == 0
+
+
+@torch.no_grad()
+def write_mean(
+    layout: FlatLayout, sums: Sequence[Tensor], means: Tensor, exponents: Sequence[int] | None, weight: int
+) -> None:
+    """Turn sums into the weighted mean gradient: one division in one place.
+
+    sums: a tensor per bucket, int32 with `exponents` or float32 with None. means: float32, flat layout; may share
+    memory with `sums`.
+    """
+    if exponents is None:
+        for bucket, each in zip(layout.buckets, sums, strict=False):
+            torch.div(each, weight, out=bucket.of(means))
+        return
+    for slot, exponent in zip(layout.slots, exponents, strict=True):
+        factor = math.ldexp(1.0, -scale_exponent(exponent)) / weight
+        begin = slot.offset - layout.buckets[slot.bucket].begin
+        summed = sums[slot.bucket][begin : begin + slot.count]
+        for part, out in zip(chunks(summed), chunks(slot.of(means)), strict=True):
+            torch.mul(part, factor, out=out)

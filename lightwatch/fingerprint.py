@@ -1,0 +1,41 @@
+"""What must be equal on all spheres for their bits to be equal, field by field, in the order in which to name it."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+
+from .config import TrainingConfig
+from .data import Batches
+from .replica import Replica
+
+WITHOUT_EFFECT_ON_BITS = ("log_interval", "save_interval", "checkpoint_dir", "verify_interval")
+ARITHMETIC_ENVIRONMENT = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
+
+
+def fingerprint_of(
+    replica: Replica, config: TrainingConfig, data: Batches, eval_data: Batches | None
+) -> dict[str, str]:
+    """Field -> value. Names and versions are not enough: a tree adds the probe, a gradient's own hash."""
+    from . import __version__
+
+    settings = {f"config.{n}": str(getattr(config, n)) for n in config.names() if n not in WITHOUT_EFFECT_ON_BITS}
+    device = replica.layout.device
+    return {
+        "lightwatch": __version__,
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "environment": " ".join(f"{n}={os.environ[n]}" for n in ARITHMETIC_ENVIRONMENT if n in os.environ),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "reduction": config.reduction,
+        "optimizer": type(replica.optimizer).__name__,
+        **settings,
+        "layout": replica.layout.digest(),
+        "data": data.fingerprint,
+        "eval_data": eval_data.fingerprint if eval_data else "",
+    }

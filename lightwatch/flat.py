@@ -1,0 +1,188 @@
+"""The flat layout: every trainable parameter of a model at a fixed place in one array.
+
+Laws
+  1. Parameters stand in reversed registration order (about the order in which a backward finishes them), each padded
+     to 64 elements with zeros. Cuts are made only at such places: fused AdamW's bits depend on where a tensor is cut.
+  2. The model's own Parameter objects stay; only their storage moves into `weights`. Each keeps its memory order, so a
+     channels_last convolution stays one.
+  3. Everything that is summed, hashed or sent walks this layout, never the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ConfigError
+
+ALIGNMENT = 64
+BUCKET_ELEMENTS = 1 << 20
+CHUNK_ELEMENTS = 1 << 17
+"""Elements worked on at a time: 128 Ki of float32 stay in a core's cache."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one parameter lives: `count` elements from `offset`, in its own memory order."""
+
+    name: str
+    parameter: nn.Parameter
+    offset: int
+    count: int
+    bucket: int
+
+    def of(self, flat: Tensor) -> Tensor:
+        """This parameter's 1-D stretch of a flat array."""
+        return flat[self.offset : self.offset + self.count]
+
+    def shaped(self, flat: Tensor) -> Tensor:
+        """The same stretch with the parameter's shape and strides."""
+        return self.of(flat).as_strided(self.parameter.shape, self.parameter.stride())
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A stretch of the layout that is reduced in one piece."""
+
+    begin: int
+    end: int
+
+    def of(self, flat: Tensor) -> Tensor:
+        return flat[self.begin : self.end]
+
+
+class FlatLayout:
+    """Moves a model's trainable parameters into one flat float32 array and remembers where each is.
+
+    weights: float32 (size,), on the model's device; the parameters are views of it.
+    Raises ConfigError for a model without trainable parameters, with other dtypes than float32, or on several devices.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        _check(trainable)
+        self.model = model
+        self.slots: list[Slot] = []
+        self.buckets: list[Bucket] = []
+        offset = begin = 0
+        for name, parameter in reversed(trainable):
+            self.slots.append(Slot(name, parameter, offset, parameter.numel(), len(self.buckets)))
+            offset += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
+            if offset - begin >= BUCKET_ELEMENTS:
+                self.buckets.append(Bucket(begin, offset))
+                begin = offset
+        if offset > begin:
+            self.buckets.append(Bucket(begin, offset))
+        self.size = offset
+        self.device = trainable[0][1].device
+        self.weights = torch.zeros(offset, dtype=torch.float32, device=self.device)
+        self._move_in()
+
+    def _move_in(self) -> None:
+        with torch.no_grad():
+            for slot in self.slots:
+                if not _is_dense(slot.parameter):
+                    slot.parameter.data = slot.parameter.data.contiguous()
+                view = slot.shaped(self.weights)
+                view.copy_(slot.parameter)
+                slot.parameter.data = view
+
+    def digest(self) -> str:
+        """sha256 hex over names, shapes, memory order, dtypes and places: two models that differ in any can't sum."""
+        text = [
+            f"{s.name} {tuple(s.parameter.shape)} {s.parameter.stride()} {s.parameter.dtype} {s.offset}"
+            for s in self.slots
+        ]
+        text += [f"{name} {tuple(b.shape)} {b.dtype}" for name, b in self.model.named_buffers()]
+        return hashlib.sha256("\n".join(text).encode()).hexdigest()
+
+    def check(self) -> int:
+        """The wrapping int64 sum over the weights' bits: 0.4 ms for 20 MB, and any single flipped bit changes it."""
+        return int(self.weights.view(torch.int64).sum())
+
+
+def in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
+    """`tensor` as 1-D in the memory order of `like`; copies only where the two differ in strides."""
+    if tensor.stride() != like.stride():
+        tensor = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def chunks(flat: Tensor) -> Iterable[Tensor]:
+    """Cache-sized pieces of a 1-D tensor, in order."""
+    return flat.split(CHUNK_ELEMENTS)
+
+
+def digest_of(model: nn.Module) -> str:
+    """The digest of a version: sha256 hex over the bytes of parameters, then of buffers, each sorted by name.
+
+    Tied parameters count once, frozen ones count too, buffers as far as `state_dict` holds them: so the digest can be
+    taken again from model.safetensors by anybody.
+    """
+    sha = hashlib.sha256()
+    for _, tensor in named_tensors(model):
+        sha.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a version consists of, in the digest's order: parameters, then persistent buffers, each sorted by name."""
+    yield from sorted(model.named_parameters(), key=lambda item: item[0])
+    kept = model.state_dict(keep_vars=True)
+    yield from sorted(((n, b) for n, b in model.named_buffers() if n in kept), key=lambda item: item[0])
+
+
+class Buffers:
+    """A model's buffers as int32 words, so that they can ride with the sums.
+
+    Each micro-batch starts from the version's buffers; micro-batch 0's are taken, and shared as a SUM of bit patterns
+    to which only its owner contributes. A run of micro-batches elsewhere, in any order, thus changes nothing.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._tensors = [b for _, b in model.named_buffers()]
+        self.words = sum(-(-b.numel() * b.element_size() // 4) for b in self._tensors)
+
+    def read(self) -> Tensor:
+        """int32 (words,): the bits of all buffers now, on the CPU."""
+        words = torch.zeros(self.words, dtype=torch.int32)
+        for stretch, buffer in self._stretches(words):
+            stretch.copy_(buffer.detach().contiguous().cpu().reshape(-1).view(torch.uint8))
+        return words
+
+    def write(self, words: Tensor) -> None:
+        """Set all buffers to the bits in `words`."""
+        with torch.no_grad():
+            for stretch, buffer in self._stretches(words):
+                buffer.copy_(stretch.clone().view(buffer.dtype).reshape(buffer.shape))
+
+    def _stretches(self, words: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        raw = words.view(torch.uint8)
+        at = 0
+        for buffer in self._tensors:
+            count = buffer.numel() * buffer.element_size()
+            yield raw[at : at + count], buffer
+            at += -(-count // 4) * 4
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """No gaps and no overlaps: its memory is a permutation of its elements."""
+    return bool(torch.ops.aten.is_non_overlapping_and_dense(tensor))
+
+
+def _check(trainable: list[tuple[str, nn.Parameter]]) -> None:
+    if not trainable:
+        raise ConfigError("the model has no parameter with requires_grad; there is nothing to train")
+    for name, parameter in trainable:
+        if parameter.dtype != torch.float32:
+            raise ConfigError(
+                f"parameter {name} is {parameter.dtype}; lightwatch trains float32 parameters: "
+                "keep them float32 and use torch.autocast in forward for lower precision"
+            )
+    devices = {str(p.device) for _, p in trainable}
+    if len(devices) > 1:
+        raise ConfigError(f"parameters lie on {sorted(devices)}; a sphere is one device: move the model to one")

@@ -1,0 +1,36 @@
+"""The main job, the one that `lightwatch train` runs: a byte-level GPT on text. The same alone and on every sphere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .checkpoint import save_model, write_whole
+from .config import RunConfig
+from .data import TextData
+from .model import GPT, generate
+from .sync import Sync
+from .trainer import Trainer, settle_arithmetic
+
+SAMPLE_BYTES = 400
+PROMPT = b"def "
+
+
+def build(run: RunConfig, sync: Sync | None = None) -> Trainer:
+    """The trainer for a run's config: model, data, held-out data, all from the seed. Raises ConfigError, DataError."""
+    settle_arithmetic(run.training.threads)
+    torch.manual_seed(run.training.seed)
+    model = GPT(run.model)
+    data = TextData(run.data.path, run.data.sequence_length)
+    held_out = data.held_out()
+    return Trainer(model, data, run.training, eval_data=held_out if len(held_out) else None, sync=sync)
+
+
+def finish(model: nn.Module, folder: Path, seed: int) -> None:
+    """Write the model, and if it is a GPT a sample of its text, into the run folder. Raises OSError."""
+    save_model(model, folder / "model.safetensors")
+    if isinstance(model, GPT):
+        sample = generate(model, PROMPT, SAMPLE_BYTES, seed=seed)
+        write_whole(folder / "sample.txt", PROMPT + sample)

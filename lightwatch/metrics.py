@@ -1,0 +1,79 @@
+"""What is told about training: the state a user reads, and the report of one version. Standard library only."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where training stands. A copy: it doesn't change under its reader.
+
+    step: updates made so far, which is the version of the weights. loss: the weighted mean over all micro-batches of
+    the last update, in nats per target. lr: what that update used. grad_norm: before clipping. None before the first.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    loss: float | None = None
+    lr: float | None = None
+    grad_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Version `version` exists; these numbers made it. Every sphere has the same but for `seconds`.
+
+    weight: targets (or samples) averaged over. check: sum over the weights' bits. digest: sha256 where it was taken.
+    suspect: whose flag a repetition did not confirm. seconds: data, compute, reduce, update, eval, and step for all.
+    """
+
+    version: int
+    loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    weight: int = 0
+    samples: int = 0
+    attempts: int = 1
+    skipped: bool = False
+    in_force: int = 0
+    check: int = 0
+    digest: str | None = None
+    epoch: int = 0
+    eval_loss: float | None = None
+    suspect: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Closing:
+    """The last version, agreed by a tail of its own. reason: completed or stopped."""
+
+    version: int
+    digest: str
+    reason: str
+    eval_loss: float | None = None
+    eval_weight: int = 0
+    micro_batches: int = 0
+    busy_s: float = 0.0
+
+
+class Stopwatch:
+    """Seconds by what they went to; `lap` books the time since the last mark under a name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._mark = self._start = time.perf_counter()
+
+    def mark(self) -> None:
+        self._mark = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._mark
+        self._mark = now
+
+    def total(self) -> dict[str, float]:
+        """All laps, and `step` for the whole time since this watch was made."""
+        return {**self.seconds, "step": time.perf_counter() - self._start}

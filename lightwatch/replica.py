@@ -1,0 +1,230 @@
+"""One sphere's copy of the run: weights, moments, exponents, buffers, and the sums of the step in progress.
+
+Laws
+  1. Sums change by whole micro-batches; the copy itself changes in `commit` alone, all of it or nothing.
+  2. A micro-batch's gradient is a function of (version, index): it starts from the version's buffers and its own seed,
+     whatever was computed here before.
+  3. Clipping comes once, after averaging. The mean gradient is rounded before it is clipped, so that one
+     `clip_grad_norm_` serves both reductions and users; it costs a pass over memory in steps that do clip.
+
+Memory: weights 4, sums 4 (the mean gradient takes their place), AdamW 8 bytes a parameter, and 4 for wire buffers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .config import TrainingConfig
+from .data import Batch, key, seed_everything
+from .errors import ConfigError
+from .exact import UNMEASURED, Accumulator, write_mean
+from .flat import Buffers, FlatLayout, digest_of
+from .optim import Schedule, clip_grad_norm_, grad_norm
+from .tail import Outcome
+
+LossFunction = Callable[[Any, Any], Tensor]
+
+
+class Replica:
+    """The model used, not copied: its parameters move into the flat layout, its optimizer stays the user's."""
+
+    def __init__(
+        self, model: nn.Module, config: TrainingConfig, optimizer: torch.optim.Optimizer | None, loss_fn: LossFunction
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.loss_fn = loss_fn
+        self.layout = FlatLayout(model)
+        self.exact = config.reduction == "exact"
+        self.exponents: list[int] | None = [UNMEASURED] * len(self.layout.slots) if self.exact else None
+        self._part = Accumulator(self.layout, exact=self.exact)
+        self._means = self._part.sums.view(torch.float32)
+        self._gradients = [slot.shaped(self._means) for slot in self.layout.slots]
+        self._parameters = [slot.parameter for slot in self.layout.slots]
+        self.optimizer = optimizer or torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._buffers = Buffers(model)
+        self._version_buffers = self._buffers.read()
+        self._taken_buffers = torch.zeros_like(self._version_buffers)
+
+    # ------------------------------------------------------------ a step
+
+    def begin(self) -> None:
+        """Empty sums for a new position."""
+        self._part.begin(self.exponents or ())
+        self._taken_buffers.zero_()
+
+    def compute(self, version: int, index: int, batch: Batch) -> Outcome:
+        """Forward and backward of one training micro-batch; its gradient is in the sums when this returns."""
+        if batch.weight == 0:
+            self._take_buffers(index)
+            return Outcome(0.0, 0, batch.samples)
+        self._buffers.write(self._version_buffers)
+        seed_everything(key(self.config.seed, version, index, "model"))
+        self.model.train()
+        with self._part.micro_batch(batch.weight):
+            loss = self._loss(batch)
+            # Float sums are of the loss summed over targets; d(mean * w) is bitwise d(sum) for cross entropy.
+            loss.backward(None if self.exact else torch.full_like(loss, batch.weight))  # type: ignore[no-untyped-call]
+        bad = self._part.settle() + 1
+        self._take_buffers(index)
+        value = float(loss.detach())
+        if bad == 0 and not math.isfinite(value):
+            bad = len(self._parameters) + 1
+        return Outcome(value, batch.weight, batch.samples, bad)
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> Outcome:
+        """The loss of one evaluation micro-batch: no gradient, no dropout, nothing of the training touched."""
+        if batch.weight == 0:
+            return Outcome(0.0, 0, batch.samples)
+        self._buffers.write(self._version_buffers)
+        self.model.eval()
+        loss = float(self._loss(batch))
+        self.model.train()
+        return Outcome(loss, batch.weight, batch.samples)
+
+    def buckets(self) -> list[Tensor]:
+        """The own sums in the order in which they must be reduced; the model's buffers, if it has any, come last."""
+        buckets = [bucket.of(self._part.sums) for bucket in self.layout.buckets]
+        return [*buckets, self._taken_buffers] if self._buffers.words else buckets
+
+    def tail_sums(self) -> tuple[Tensor, Tensor, list[int]]:
+        """(bounds, fired, checks) of the own sums."""
+        return self._part.bounds, self._part.fired, self._part.checks.tolist()
+
+    def intact(self) -> bool:
+        """Whether the own sums still are what was added to them."""
+        return not self.exact or self.checksums(self.buckets()) == [c % 2**32 for c in self._part.checks.tolist()]
+
+    def checksums(self, buckets: Sequence[Tensor]) -> list[int]:
+        """The checksum, modulo 2^32, of each gradient bucket."""
+        return [int(bucket.sum()) % 2**32 for bucket in buckets[: len(self.layout.buckets)]]
+
+    def commit(
+        self, sums: Sequence[Tensor], weight: int, fired: Sequence[int], rate: Callable[[float], float]
+    ) -> tuple[float, float] | None:
+        """Apply reduced sums: mean, clip, optimizer. Returns (gradient norm before clipping, learning rate used).
+
+        fired: per parameter, how many micro-batches gave it a gradient; those with none are left out, as torch does.
+        weight 0: nobody had a target; only the buffers are taken, and None is returned.
+        """
+        if self._buffers.words:
+            self._version_buffers = sums[-1].clone()
+            self._buffers.write(self._version_buffers)
+        if weight == 0:
+            return None
+        write_mean(self.layout, sums, self._means, self.exponents, weight)
+        for parameter, gradient, count in zip(self._parameters, self._gradients, fired, strict=True):
+            parameter.grad = gradient if count else None
+        limit = self.config.max_grad_norm
+        norm = clip_grad_norm_(self._parameters, limit) if limit else grad_norm(self._parameters)
+        for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate(base)
+        self.optimizer.step()
+        for parameter in self._parameters:
+            parameter.grad = None
+        return norm, float(self.optimizer.param_groups[0]["lr"])
+
+    # ------------------------------------------------------------ the whole copy
+
+    def digest(self) -> str:
+        return digest_of(self.model)
+
+    def shared_state(self) -> dict[str, Tensor]:
+        """What a founder sends down the tree: the weights of every parameter and the buffers, by name."""
+        return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+
+    def take_shared_state(self) -> None:
+        """After `shared_state` was written into: the version's buffers are the model's."""
+        self._version_buffers = self._buffers.read()
+
+    def probe(self, batch: Batch) -> str:
+        """sha256 of the quantised gradient of one micro-batch: what no list of names and versions can promise.
+
+        Leaves the copy as it was.
+        """
+        self.begin()
+        self.compute(0, 0, batch)
+        sha = hashlib.sha256(self._part.sums.cpu().numpy())
+        self._buffers.write(self._version_buffers)
+        self.begin()
+        return sha.hexdigest()
+
+    def refuse_changes(self) -> None:
+        """Raise ConfigError if the set of trainable parameters, or their storage, is no longer what was laid out."""
+        now = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        laid_out = {slot.name: slot for slot in self.layout.slots}
+        changed = sorted(set(now) ^ set(laid_out))
+        moved = sorted(n for n in set(now) & set(laid_out) if now[n].data_ptr() != self._home(laid_out[n].offset))
+        if changed or moved:
+            raise ConfigError(
+                f"the model's trainable parameters changed after the Trainer was made: {', '.join(changed + moved)}; "
+                "freeze, assign or move parameters before, or make a new Trainer"
+            )
+
+    def _home(self, offset: int) -> int:
+        return self.layout.weights.data_ptr() + 4 * offset
+
+    def _loss(self, batch: Batch) -> Tensor:
+        device = self.layout.device
+        inputs, targets = _moved(batch.inputs, device), _moved(batch.targets, device)
+        if isinstance(inputs, dict):
+            outputs = self.model(**inputs)
+        elif isinstance(inputs, list | tuple):
+            outputs = self.model(*inputs)
+        else:
+            outputs = self.model(inputs)
+        loss = self.loss_fn(outputs, targets)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ConfigError(f"loss_fn must return one number, the mean loss of the micro-batch; got {got}")
+        return loss.reshape(())
+
+    def _take_buffers(self, index: int) -> None:
+        if index == 0 and self._buffers.words:
+            self._taken_buffers.copy_(self._buffers.read())
+
+
+def cross_entropy(label_smoothing: float) -> LossFunction:
+    """Mean cross entropy over targets other than -100; classes last in the outputs, whatever stands before them.
+
+    Raises ConfigError for outputs whose shape is not targets.shape + (classes,): nothing is broadcast in silence.
+    """
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        if outputs.shape[:-1] != targets.shape or outputs.dim() != targets.dim() + 1:
+            raise ConfigError(
+                f"cross entropy needs outputs of shape {(*targets.shape, 'classes')} for targets of shape "
+                f"{tuple(targets.shape)}, got {tuple(outputs.shape)}: give the Trainer a loss_fn of your own"
+            )
+        flat = outputs.reshape(-1, outputs.shape[-1])
+        return nn.functional.cross_entropy(
+            flat, targets.reshape(-1), ignore_index=-100, label_smoothing=label_smoothing
+        )
+
+    return loss
+
+
+def schedule_rate(schedule: Schedule, update: int, ordered: float | None) -> Callable[[float], float]:
+    """Base rate -> rate of this update; an ordered learning rate takes the base's place."""
+    factor = schedule(update)
+    return lambda base: (base if ordered is None else ordered) * factor
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _moved(each, device) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_moved(each, device) for each in value)
+    return value

@@ -1,0 +1,193 @@
+"""The seam between one trainer and its tree.
+
+The trainer knows no network. It asks a `Sync` which micro-batches are its own, hands it buckets and the tail to be
+summed, and learns what was ordered. `Alone` is the trivial form: one process, nothing to sum, the same code path.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from .errors import ReductionError, StateError
+from .metrics import Closing, StepReport
+from .tail import Tail
+
+
+class Position(NamedTuple):
+    """Where a sphere stands: a restore opens a lineage, an attempt repeats a step."""
+
+    lineage: int = 0
+    version: int = 0
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Orders are one numbered wanted state: number n holds all that orders 1..n asked for.
+
+    learning_rate: the base rate that the schedule multiplies; None: the config's.
+    """
+
+    number: int = 0
+    paused: bool = False
+    stopped: bool = False
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a sphere holds when a generation begins."""
+
+    position: Position
+    digest: str | None
+    done: tuple[int, ...] = ()
+    in_force: int = 0
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a generation begins for this sphere. keep: the own sums go on. share: the state comes down the tree first,
+    and `holder` says whether it is taken from here."""
+
+    position: Position
+    keep: bool = False
+    share: bool = False
+    holder: bool = True
+
+
+class GenerationEnded(Exception):
+    """The tree is being formed anew: nothing has changed here; answer the roll call and go on."""
+
+
+class Sync(Protocol):
+    """What a trainer needs of its tree. Calls come from the trainer's thread, in the order of a step."""
+
+    first: bool
+    """This process speaks for the run: it logs, prints and writes the model."""
+    alone: bool
+    members: int
+    rank: int
+
+    def admit(self, fingerprint: dict[str, str], micro_batches: int, max_steps: int) -> None:
+        """Prove that this sphere computes what the others compute. Blocks. Raises RunEnded if it is refused."""
+
+    def begin(self, standing: Standing) -> Start:
+        """Take part in the roll call. Blocks until the generation has begun."""
+
+    def share_state(self, tensors: dict[str, Tensor], start: Start) -> None:
+        """Bring the state down the tree into `tensors`, all or nothing."""
+
+    def deal(self, position: Position, training: int, evaluation: int) -> Sequence[int]:
+        """The units of this position that are this sphere's: training 0.., then evaluation training.. ."""
+
+    def reduce(self, bucket: Tensor) -> Tensor:
+        """The sum of this bucket over all spheres, in a buffer that is never `bucket` unless there is nobody else.
+
+        Called for every bucket of a position in index order. Raises GenerationEnded.
+        """
+
+    def tail(self, tail: Tail, position: Position) -> Tail:
+        """Sum the tail over all spheres, this one's member slots filled in. Raises GenerationEnded."""
+
+    def wanted(self, number: int) -> Wanted:
+        """The wanted state with this number."""
+
+    def wait_while_paused(self, in_force: Wanted) -> Wanted:
+        """Block until an order ends the pause; orders take effect on arrival, in number order."""
+
+    def progress(self, position: Position, phase: str, done: int = 0, dealt: int = 0) -> None:
+        """Say where this sphere is (phase: computing, reducing, paused): cheap, never blocks."""
+
+    def report(self, report: StepReport) -> None:
+        """A version was made. Never blocks."""
+
+    def name_of(self, rank: int) -> str:
+        """The member with this number, as people call it."""
+
+    def unsound(self, reason: str) -> None:
+        """The tail was not sound: nothing has changed. Raises GenerationEnded, or ReductionError when alone."""
+
+    def closed(self, closing: Closing, model: nn.Module) -> None:
+        """The last version, which `model` holds, is agreed. Blocks until the run is over for all."""
+
+
+class Alone:
+    """One process: all units are its own, the sums what it added. Orders come from other threads or callbacks."""
+
+    first = True
+    alone = True
+    members = 1
+    rank = 0
+
+    def __init__(self, on_report: Callable[[StepReport], None] | None = None) -> None:
+        self._on_report = on_report
+        self._orders = [Wanted()]
+        self._changed = threading.Condition()
+        self.closing: Closing | None = None
+
+    def order(self, **changes: object) -> int:
+        """Issue the next wanted state; in force from the step after the one that is now being computed."""
+        with self._changed:
+            last = self._orders[-1]
+            self._orders.append(replace(last, number=last.number + 1, **changes))  # type: ignore[arg-type]
+            self._changed.notify_all()
+            return last.number + 1
+
+    def admit(self, fingerprint: dict[str, str], micro_batches: int, max_steps: int) -> None:
+        """Nobody else has to agree."""
+
+    def begin(self, standing: Standing) -> Start:
+        with self._changed:
+            last = self._orders[-1]
+            if last.stopped:  # called again after a stop: the call is the order to go on
+                self._orders.append(replace(last, number=last.number + 1, stopped=False, paused=False))
+        return Start(standing.position)
+
+    def share_state(self, tensors: dict[str, Tensor], start: Start) -> None:
+        raise StateError("one process has nobody to share its state with")
+
+    def deal(self, position: Position, training: int, evaluation: int) -> Sequence[int]:
+        return range(training + evaluation)
+
+    def reduce(self, bucket: Tensor) -> Tensor:
+        return bucket
+
+    def tail(self, tail: Tail, position: Position) -> Tail:
+        tail.members["seen"][0] = self._orders[-1].number
+        return tail
+
+    def wanted(self, number: int) -> Wanted:
+        return self._orders[number]
+
+    def wait_while_paused(self, in_force: Wanted) -> Wanted:
+        with self._changed:
+            while in_force.paused and not in_force.stopped:
+                while self._orders[-1].number == in_force.number:
+                    self._changed.wait()
+                in_force = self._orders[in_force.number + 1]
+        return in_force
+
+    def progress(self, position: Position, phase: str, done: int = 0, dealt: int = 0) -> None:
+        """Nobody asks."""
+
+    def report(self, report: StepReport) -> None:
+        if self._on_report:
+            self._on_report(report)
+
+    def name_of(self, rank: int) -> str:
+        return "this process"
+
+    def unsound(self, reason: str) -> None:
+        raise ReductionError(f"the step is not taken: {reason}; this process's memory can't be trusted")
+
+    def closed(self, closing: Closing, model: nn.Module) -> None:
+        self.closing = closing
+
+
+current: Sync | None = None
+"""Set by the worker before a user's script runs: its Trainer then trains on the tree. None: alone."""

@@ -1,0 +1,194 @@
+"""The tail of a step: one small exchange after which everybody knows the same, and takes the same decision.
+
+A tail is one int64 vector that is summed over all spheres. Where only its owner writes a slot the sum is a gather, so
+MIN, MAX and EQUAL are computed by everyone from the slots and floats travel as bit patterns (a float MAX loses NaN).
+
+  per parameter    bounds, fired
+  per bucket       checks (modulo 2^32)
+  per unit         taken, weight, samples, loss (bits of the float64), bad (0, or 1 + the parameter; count + 1: the loss)
+  per member       generation, position, deal, weights' check, digest, newest order seen
+
+A unit is one micro-batch: training units first, then those of an evaluation of the same weights. Each must be taken
+exactly once: that nothing is lost or counted twice is an equation of every step.
+
+`soundness` and `decide` are pure: the same vector in, the same verdict out, on every sphere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .exact import needs_rescale, next_exponents, same_checksum
+
+Ints: TypeAlias = NDArray[np.int64]
+
+ATTEMPTS_MOST = 12
+MUST_BE_EQUAL = ("generation", "position", "deal", "weights", "digest")
+MEMBER_FIELDS = (*MUST_BE_EQUAL, "seen")
+UNIT_FIELDS = ("taken", "owner", "weight", "samples", "loss", "bad")
+
+
+class Tail:
+    """The record, with named views into its one vector.
+
+    parameters, buckets, units, members: the counts that fix the layout; equal on all by the fingerprint and the View.
+    """
+
+    def __init__(self, parameters: int, buckets: int, units: int, members: int) -> None:
+        sizes = [parameters, parameters, buckets, len(UNIT_FIELDS) * units, len(MEMBER_FIELDS) * members]
+        self.vector: Ints = np.zeros(sum(sizes), dtype=np.int64)
+        bounds, fired, checks, of_units, of_members = np.split(self.vector, np.cumsum(sizes)[:-1])
+        self.bounds: Ints = bounds
+        self.fired: Ints = fired
+        self.checks: Ints = checks
+        self.units = dict(zip(UNIT_FIELDS, of_units.reshape(len(UNIT_FIELDS), units), strict=True))
+        self.members = dict(zip(MEMBER_FIELDS, of_members.reshape(len(MEMBER_FIELDS), members), strict=True))
+
+    def take(self, unit: int, rank: int, outcome: Outcome) -> None:
+        """Write the slot of a unit that this member, number `rank` of the generation, has computed."""
+        self.units["taken"][unit] += 1
+        self.units["owner"][unit] = rank
+        self.units["weight"][unit] = outcome.weight
+        self.units["samples"][unit] = outcome.samples
+        self.units["loss"][unit] = np.float64(outcome.loss).view(np.int64)
+        self.units["bad"][unit] = outcome.bad
+
+    def losses(self) -> NDArray[np.float64]:
+        return self.units["loss"].view(np.float64)
+
+    def mean_loss(self, first: int, last: int) -> tuple[float | None, int]:
+        """The weighted mean loss over units [first, last) and the weight, added in index order; None without weight."""
+        total, weight = 0.0, 0
+        for loss, each in zip(
+            self.losses()[first:last].tolist(), self.units["weight"][first:last].tolist(), strict=True
+        ):
+            if each:
+                total += loss * each
+                weight += each
+        return (total / weight if weight else None), weight
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one micro-batch gave besides its gradient. bad: 0, or what `Tail` says."""
+
+    loss: float
+    weight: int
+    samples: int
+    bad: int = 0
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """Flags raised once: they act only if the repeated step, dealt to others, raises the same."""
+
+    bad: tuple[int, ...]
+    bounds: tuple[int, ...]
+    owners: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Update:
+    """Take the step. cleared: members whose flag the repetition did not confirm."""
+
+    exponents: list[int]
+    loss: float | None
+    weight: int
+    cleared: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Compute the same position again with the same exponents, each unit on another sphere."""
+
+    suspicion: Suspicion
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """Compute again with these exponents."""
+
+    exponents: list[int]
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """NaN or Inf, confirmed. parameter: its index, or the number of parameters for the loss itself."""
+
+    unit: int
+    parameter: int
+    owner: int
+
+
+@dataclass(frozen=True)
+class Hopeless:
+    """The exponents find no rest."""
+
+    parameters: list[int] = field(default_factory=list)
+
+
+Verdict: TypeAlias = Update | Repeat | Rescale | NonFinite | Hopeless
+
+
+def soundness(tail: Tail, sums_checks: Sequence[int] | None) -> str | None:
+    """Why this summed tail must not be acted on, or None.
+
+    sums_checks: checksums of the reduced buckets as they arrived here; None where there are none (float).
+    """
+    taken = tail.units["taken"]
+    wrong = np.flatnonzero(taken != 1)
+    if wrong.size:
+        unit = int(wrong[0])
+        return f"micro-batch {unit} was counted {int(taken[unit])} times, expected exactly once"
+    for name in MUST_BE_EQUAL:
+        column = tail.members[name]
+        if column.size and not bool((column == column[0]).all()):
+            values, counts = np.unique(column, return_counts=True)
+            odd = int(np.flatnonzero(column == values[int(counts.argmin())])[0])
+            return f"members disagree about the {name}: number {odd} stands apart"
+    if sums_checks is not None:
+        for index, (added, arrived) in enumerate(zip(tail.checks.tolist(), sums_checks, strict=True)):
+            if not same_checksum(added, arrived):
+                return f"bucket {index} arrived with another checksum than was added to it"
+    return None
+
+
+def decide(
+    tail: Tail,
+    *,
+    exponents: Sequence[int] | None,
+    headroom_bits: int,
+    attempt: int,
+    suspicion: Suspicion | None,
+    training_units: int,
+) -> Verdict:
+    """What a sound tail means. exponents: those the sums were made with; None in float mode."""
+    bad = tail.units["bad"][:training_units]
+    bounds = tail.bounds.tolist()
+    rescale = exponents is not None and needs_rescale(exponents, bounds, headroom_bits)
+    if bool(bad.any()) or rescale:
+        flagged = Suspicion(tuple(bad.tolist()), tuple(bounds) if rescale else (), _owners(tail, bad))
+        if suspicion is None or (flagged.bad, flagged.bounds) != (suspicion.bad, suspicion.bounds):
+            return Repeat(flagged) if attempt < ATTEMPTS_MOST else Hopeless()
+        if bad.any():
+            unit = int(np.flatnonzero(bad)[0])
+            return NonFinite(unit, int(bad[unit]) - 1, int(tail.units["owner"][unit]))
+        assert exponents is not None
+        after = next_exponents(exponents, bounds, headroom_bits)
+        if attempt >= ATTEMPTS_MOST:
+            return Hopeless([i for i, (old, new) in enumerate(zip(exponents, after, strict=True)) if old != new])
+        return Rescale(after)
+    loss, weight = tail.mean_loss(0, training_units)
+    after = list(exponents or ())
+    if exponents is not None and weight:
+        after = next_exponents(exponents, bounds, headroom_bits)
+    return Update(after, loss, weight, suspicion.owners if suspicion else ())
+
+
+def _owners(tail: Tail, bad: Ints) -> tuple[int, ...]:
+    return tuple(sorted({int(owner) for owner in tail.units["owner"][: bad.size][bad != 0]}))

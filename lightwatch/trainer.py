@@ -1,0 +1,427 @@
+"""The training loop, the same on one process and on a tree of any shape.
+
+A step, as data flows
+  1. `data.batch(version, index)` gives each micro-batch dealt to this sphere; forward and backward add its gradient,
+     as integers, to this sphere's own sums.
+  2. The sums are reduced bucket by bucket in one fixed order, up and down the tree.
+  3. The tail, entered only when all own buckets are complete, tells everybody the same: each micro-batch counted once,
+     checksums, losses, flags, the newest order that all have seen.
+  4. One verdict for all. If it is to take the step: mean, clip, optimizer, version + 1. Until then nothing has changed.
+  5. The version is reported, without waiting.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from . import sync as seam
+from .config import TrainingConfig
+from .data import Batch, Batches, weight_of
+from .errors import ConfigError, NonFiniteError, ReductionError, StateError
+from .fingerprint import fingerprint_of
+from .metrics import Closing, StepReport, Stopwatch, TrainingState
+from .optim import Schedule, warmup_cosine
+from .replica import LossFunction, Replica, cross_entropy, schedule_rate
+from .status import TrainingStatus, move
+from .sync import Alone, GenerationEnded, Position, Standing, Sync, Wanted
+from .tail import Hopeless, NonFinite, Outcome, Repeat, Rescale, Suspicion, Tail, Update, decide, soundness
+
+log = logging.getLogger("lightwatch")
+
+
+class Trainer:
+    """Trains `model` on `train_data`; alone, or on a tree when a worker runs the script. Uses both, copies neither.
+
+    What is computed depends on config, data and seed alone: not on how many spheres there are, nor on the tree.
+
+    model: float32 parameters on one device; seed torch before building it. train_data: map-style dataset of
+    (inputs, targets). optimizer: over the model's parameters, else AdamW. scheduler: update number (from 1) -> factor
+    on the learning rate, else warm-up and cosine. loss_fn: (outputs, targets) -> mean loss, else cross entropy.
+
+    Sets for the whole process: torch's threads, deterministic algorithms, no flushing of denormals.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_data: Any,
+        config: TrainingConfig | None = None,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: Schedule | None = None,
+        loss_fn: LossFunction | None = None,
+        eval_data: Any = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        sync: Sync | None = None,
+    ) -> None:
+        self.config = config or TrainingConfig()
+        settle_arithmetic(self.config.threads)
+        if scheduler is not None and not callable(scheduler):
+            raise ConfigError(
+                f"scheduler must be a function from update number to a factor, got {type(scheduler).__name__}"
+            )
+        self.model = model
+        self.data = self._batches(train_data, collate_fn)
+        self.eval_data = None if eval_data is None else self._batches(eval_data, collate_fn)
+        self.sync: Sync = sync or seam.current or Alone()
+        self.status = TrainingStatus.IDLE
+        self.on_step_end: Callable[[TrainingState], None] | None = None
+        self.on_epoch_end: Callable[[TrainingState], None] | None = None
+        self.eval_loss: float | None = None
+        loss = loss_fn or cross_entropy(self.config.label_smoothing)
+        self._replica = Replica(model, self.config, optimizer, loss)
+        self._schedule = scheduler
+        self._position = Position()
+        self._state = TrainingState()
+        self._in_force = Wanted()
+        self._outcomes: dict[int, Outcome] = {}
+        self._suspicion: Suspicion | None = None
+        self._given: Batch | None = None
+        self._entered = self._admitted = False
+        self._reported = -1
+        self._digest: str | None = None
+        self._total = 0
+        self._micro_batches = 0
+        self._busy_s = 0.0
+
+    # ------------------------------------------------------------ what users call
+
+    def train(self, num_epochs: int | None = None) -> TrainingState:
+        """Train until `max_steps`, or for `num_epochs` if they end first; one epoch if neither is given.
+
+        Blocks. Ends with an evaluation of the last version. Raises NonFiniteError, or RunEnded if control ended the run.
+        """
+        most = self.config.max_steps
+        target = most
+        if num_epochs is not None or most < 0:
+            target = self.version + (1 if num_epochs is None else num_epochs) * self.data.steps_per_epoch
+            target = min(target, most) if most > 0 else target
+        return self._run(target, target, closing=True)
+
+    def train_steps(self, count: int) -> TrainingState:
+        """Make `count` more versions, fewer if `max_steps` comes first. Blocks."""
+        most = self.config.max_steps
+        target = min(self.version + count, most) if most > 0 else self.version + count
+        return self._run(target, most if most > 0 else self.data.steps_per_epoch, closing=False)
+
+    def train_step(self, batch: tuple[Any, Any]) -> TrainingState:
+        """One update from a batch of one's own, (inputs, targets). For one process only."""
+        if not self.sync.alone:
+            raise StateError("train_step(batch) would give each sphere another batch; on a tree call train_steps(n)")
+        inputs, targets = batch
+        samples = len(targets) if hasattr(targets, "__len__") else 1
+        self._given = Batch(inputs, targets, weight_of(targets, samples), samples)
+        try:
+            return self.train_steps(1)
+        finally:
+            self._given = None
+
+    def close(self) -> None:
+        """End a training that was driven by `train_steps`: agree on the last version. Does nothing after `train`."""
+        if self._entered:
+            self._run(self.version, self._total, closing=True)
+
+    def state(self) -> TrainingState:
+        """Where training stands now, a frozen copy."""
+        return self._state
+
+    @property
+    def version(self) -> int:
+        """Updates made so far."""
+        return self._position.version
+
+    def digest(self) -> str:
+        """sha256 over parameters, then buffers: the name of this version in every run of the same config."""
+        return self._replica.digest()
+
+    def pause(self) -> None:
+        """Stop at the next step boundary and keep everything; `resume` from another thread or a callback goes on."""
+        self._order(paused=True)
+
+    def resume(self) -> None:
+        self._order(paused=False)
+
+    def stop(self) -> None:
+        """End at the next step boundary, as if `max_steps` were there."""
+        self._order(stopped=True)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """The base rate from the step after the next boundary on; the schedule still multiplies it."""
+        if not learning_rate >= 0:
+            raise ConfigError(f"a learning rate must be >= 0, got {learning_rate}")
+        self._order(learning_rate=float(learning_rate))
+
+    # ------------------------------------------------------------ the loop
+
+    def _run(self, target: int, total: int, *, closing: bool) -> TrainingState:
+        """From now to version `target`. The status says ERROR if anything is raised, and the last version is whole."""
+        before = self.version
+        self.status = move(self.status, TrainingStatus.INITIALIZING)
+        try:
+            self._total = total
+            self._replica.refuse_changes()
+            self._admit(target)
+            self.status = move(self.status, TrainingStatus.RUNNING)
+            self._advance(target, closing)
+        except BaseException:
+            self.status = TrainingStatus.ERROR
+            raise
+        whole = self.version > before and closing and not self._in_force.stopped
+        self.status = move(self.status, TrainingStatus.COMPLETED if whole else TrainingStatus.IDLE)
+        return self.state()
+
+    def _advance(self, target: int, closing: bool) -> None:
+        """Steps until the target or a stop; when the tree is formed anew, from where this sphere stands."""
+        while True:
+            try:
+                if not self._entered:
+                    self._enter()
+                while self.version < target and not self._honoured().stopped:
+                    self._take_step(target)
+                if closing:
+                    self._close()
+                return
+            except GenerationEnded:
+                self._entered = False
+
+    def _enter(self) -> None:
+        """Answer the roll call, take the state if it has to be taken, and be part of the tree."""
+        if self._digest is None:
+            self._digest = self._replica.digest()
+        standing = Standing(self._position, self._digest, tuple(sorted(self._outcomes)), self._in_force.number)
+        start = self.sync.begin(standing)
+        if start.share:
+            self.sync.share_state(self._replica.shared_state(), start)
+            self._replica.take_shared_state()
+            self._digest = self._replica.digest()
+        if not start.keep:
+            self._begin_position(start.position)
+        self._entered = True
+        if self._reported < self.version:
+            self._report(StepReport(self.version, check=self._replica.layout.check(), digest=self._digest))
+
+    def _take_step(self, target: int) -> None:
+        """One version: compute what was dealt, sum it, agree, and only then change anything."""
+        watch = Stopwatch()
+        training, evaluation = self._micro_batches_of_step(), self._evaluations_due()
+        while True:
+            self._compute(training, evaluation, watch)
+            if not self._replica.intact():
+                self.sync.unsound("own sums are no longer what was added to them")
+            sums = [self.sync.reduce(bucket) for bucket in self._replica.buckets()]
+            tail = self._agree(training + evaluation, sums)
+            watch.lap("reduce")
+            match self._decide(tail, training):
+                case Update() as update:
+                    watch.mark()
+                    return self._commit(update, tail, sums, watch, target)
+                case Repeat(suspicion):
+                    self._suspicion = suspicion
+                case Rescale(exponents):
+                    self._suspicion, self._replica.exponents = None, exponents
+                case (NonFinite() | Hopeless()) as trouble:
+                    self._stop_for(trouble)
+            self._begin_position(self._position._replace(attempt=self._position.attempt + 1))
+
+    def _compute(self, training: int, evaluation: int, watch: Stopwatch) -> None:
+        units = self.sync.deal(self._position, training, evaluation)
+        self.sync.progress(self._position, "computing", len(self._outcomes), len(units))
+        watch.mark()
+        for unit in units:
+            if unit in self._outcomes:
+                continue
+            self.sync.progress(self._position, "computing", len(self._outcomes), len(units))
+            if unit >= training:
+                assert self.eval_data is not None
+                self._outcomes[unit] = self._replica.evaluate(self.eval_data.evaluation(unit - training))
+                watch.lap("eval")
+                continue
+            batch = self._given or self.data.batch(self.version, unit)
+            watch.lap("data")
+            self._outcomes[unit] = self._whole(unit, batch)
+            self._micro_batches += 1
+            watch.lap("compute")
+        self.sync.progress(self._position, "reducing", len(self._outcomes), len(units))
+
+    def _whole(self, unit: int, batch: Batch) -> Outcome:
+        """A micro-batch all the way; if it raises, the sums hold part of it and are emptied."""
+        try:
+            return self._replica.compute(self.version, unit, batch)
+        except BaseException:
+            self._begin_position(self._position)
+            raise
+
+    def _agree(self, units: int, sums: list[Tensor]) -> Tail:
+        """The tail, summed over all and found sound; all own buckets are complete."""
+        replica = self._replica
+        tail = Tail(len(replica.layout.slots), len(replica.layout.buckets), units, self.sync.members)
+        bounds, fired, checks = replica.tail_sums()
+        tail.bounds[:], tail.fired[:], tail.checks[:] = bounds.numpy(), fired.numpy(), checks
+        for unit, outcome in self._outcomes.items():
+            tail.take(unit, self.sync.rank, outcome)
+        mine = {name: column[self.sync.rank : self.sync.rank + 1] for name, column in tail.members.items()}
+        mine["weights"][0] = replica.layout.check()
+        mine["digest"][0] = int(self._digest[:15], 16) if self._digest else 0
+        tail = self.sync.tail(tail, self._position)
+        reason = soundness(tail, replica.checksums(sums) if replica.exact and sums else None)
+        if reason:
+            self.sync.unsound(reason)
+        return tail
+
+    def _decide(self, tail: Tail, training: int) -> Update | Repeat | Rescale | NonFinite | Hopeless:
+        return decide(
+            tail,
+            exponents=self._replica.exponents,
+            headroom_bits=self.config.headroom_bits,
+            attempt=self._position.attempt,
+            suspicion=self._suspicion,
+            training_units=training,
+        )
+
+    def _commit(self, update: Update, tail: Tail, sums: list[Tensor], watch: Stopwatch, target: int) -> None:
+        """Everything that changes in a step, after nothing can fail any more."""
+        version, training = self.version + 1, self._micro_batches_of_step()
+        schedule = self._schedule or warmup_cosine(self.config.warmup_steps, self._total)
+        rate = schedule_rate(schedule, version, self._in_force.learning_rate)
+        applied = self._replica.commit(sums, update.weight, tail.fired.tolist(), rate)
+        if self._replica.exact:
+            self._replica.exponents = update.exponents
+        eval_loss, eval_weight = tail.mean_loss(training, tail.units["weight"].size)
+        self.eval_loss = eval_loss if eval_weight else self.eval_loss
+        epoch, attempts = self.data.epoch_of(self.version), self._position.attempt + 1
+        self._in_force = self.sync.wanted(max(self._in_force.number, int(tail.members["seen"].min())))
+        samples = int(tail.units["samples"][:training].sum())
+        self._suspicion = None
+        self._begin_position(Position(self._position.lineage, version))
+        self._digest = self._replica.digest() if self._digest_due(target) else None
+        watch.lap("update")
+        norm, lr = applied or (None, None)
+        self._state = TrainingState(version, epoch, update.loss, lr, norm)
+        self._busy_s += sum(watch.seconds.get(name, 0.0) for name in ("data", "compute", "update", "eval"))
+        suspects = ", ".join(map(str, update.cleared))
+        self._report(
+            StepReport(
+                version, loss=update.loss, learning_rate=lr, grad_norm=norm, weight=update.weight, samples=samples,
+                attempts=attempts, skipped=applied is None, in_force=self._in_force.number,
+                check=self._replica.layout.check(), digest=self._digest, epoch=epoch,
+                eval_loss=eval_loss, suspect=suspects or None, seconds=watch.total(),
+            )
+        )  # fmt: skip
+        self._tell()
+
+    def _close(self) -> None:
+        """A tail without a step: the last version, and its evaluation, are agreed by all."""
+        if self._digest is None:
+            self._digest = self._replica.digest()
+        self._replica.begin()
+        evaluation = self._evaluations()
+        self._compute(0, evaluation, Stopwatch())
+        tail = self._agree(evaluation, [])
+        loss, weight = tail.mean_loss(0, evaluation)
+        self.eval_loss = loss if weight else self.eval_loss
+        self._outcomes.clear()
+        self._entered = False
+        reason = "stopped" if self._in_force.stopped else "completed"
+        closing = Closing(self.version, self._digest, reason, loss, weight, self._micro_batches, self._busy_s)
+        self.sync.closed(closing, self.model)
+
+    # ------------------------------------------------------------ parts of it
+
+    def _admit(self, target: int) -> None:
+        if self._admitted:
+            return
+        fields = fingerprint_of(self._replica, self.config, self.data, self.eval_data)
+        if not self.sync.alone:
+            fields["probe"] = self._replica.probe(self.data.batch(0, 0))
+        self.sync.admit(fields, self.config.micro_batches, target)
+        self.fingerprint = fields
+        self._admitted = True
+
+    def _begin_position(self, position: Position) -> None:
+        self._position = Position(*position)
+        self._outcomes = {}
+        self._replica.begin()
+
+    def _honoured(self) -> Wanted:
+        """The orders in force, after waiting out a pause."""
+        if self._in_force.paused and not self._in_force.stopped:
+            self.status = move(self.status, TrainingStatus.PAUSED)
+            self.sync.progress(self._position, "paused")
+            self._in_force = self.sync.wait_while_paused(self._in_force)
+            self.status = move(self.status, TrainingStatus.RUNNING)
+        return self._in_force
+
+    def _stop_for(self, trouble: NonFinite | Hopeless) -> NoReturn:
+        names = [slot.name for slot in self._replica.layout.slots]
+        if isinstance(trouble, Hopeless):
+            which = ", ".join(names[i] for i in trouble.parameters[:5]) or "flags that change with each repetition"
+            raise ReductionError(f"step {self.version}: no exponents fit after {self._position.attempt} tries: {which}")
+        where = "the loss" if trouble.parameter == len(names) else f"the gradient of {names[trouble.parameter]}"
+        raise NonFiniteError(
+            f"{where} is NaN or infinite in micro-batch {trouble.unit} of step {self.version} "
+            f"(computed twice, last by {self.sync.name_of(trouble.owner)}); the weights are those of version "
+            f"{self.version}: lower the learning rate or look at that micro-batch"
+        )
+
+    def _micro_batches_of_step(self) -> int:
+        return 1 if self._given else self.config.micro_batches
+
+    def _evaluations_due(self) -> int:
+        every = self.config.eval_interval
+        return self._evaluations() if every and self.version and self.version % every == 0 else 0
+
+    def _evaluations(self) -> int:
+        if self.eval_data is None:
+            return 0
+        return min(self.config.eval_batches, self.eval_data.evaluations)
+
+    def _digest_due(self, target: int) -> bool:
+        every = self.config.verify_interval
+        return self.version == target or self._in_force.stopped or bool(every and self.version % every == 0)
+
+    def _report(self, report: StepReport) -> None:
+        self._reported = report.version
+        self.sync.report(report)
+
+    def _tell(self) -> None:
+        """Callbacks and the log, after the version stands."""
+        state = self._state
+        if self.sync.first and state.step % self.config.log_interval == 0 and state.loss is not None:
+            log.info("step %d  loss %.4f  lr %.3g  grad norm %.3g", state.step, state.loss, state.lr, state.grad_norm)
+        if self.on_step_end:
+            self.on_step_end(state)
+        if self.on_epoch_end and state.step % self.data.steps_per_epoch == 0:
+            self.on_epoch_end(state)
+
+    def _order(self, **changes: object) -> None:
+        if not isinstance(self.sync, Alone):
+            raise StateError("on a tree orders go to control: `lightwatch pause|resume|stop`, or a ControlClient")
+        self.sync.order(**changes)
+
+    def _batches(self, data: Any, collate_fn: Callable[[list[Any]], Any] | None) -> Batches:
+        config = self.config
+        return Batches(
+            data,
+            seed=config.seed,
+            micro_batches=config.micro_batches,
+            batch_size=config.batch_size,
+            collate_fn=collate_fn,
+        )
+
+
+def settle_arithmetic(threads: int) -> None:
+    """Fix what the bits of one gradient depend on, for the whole process. Raises ConfigError for OMP_DYNAMIC=true."""
+    for name in ("OMP_DYNAMIC", "MKL_DYNAMIC"):
+        if os.environ.get(name, "").lower() in ("1", "true", "yes"):
+            raise ConfigError(f"{name} is set to true: threads would follow the load and bits with them; unset it")
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,0 +1,270 @@
+"""A trainer's tree: the Sync that answers roll calls, sums over groups and learns orders from control.
+
+Laws
+  1. gloo gets wire buffers only: an own sum is copied just before its reduction, for a reduction that fails leaves
+     garbage. Wire buffers belong to a generation; the next one gets fresh ones.
+  2. A failed collective changes nothing here: this sphere says `failed_in` in every beat, until control calls a View.
+  3. Seen orders and the generation are read together: who has heard of a newer generation adds to no older tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from control.protocol import NO_GENERATION, Closed, Generation, Go, How, Phase, Proof, Ready, Row, View
+from control.protocol import Position as WirePosition
+from lightwatch.errors import ReductionError, RunEnded
+from lightwatch.metrics import Closing, StepReport
+from lightwatch.sync import GenerationEnded, Position, Standing, Start, Wanted
+from lightwatch.tail import Tail
+
+from .broadcast import broadcast_state
+from .groups import Groups, PeerLost
+from .link import ControlSilent, Link
+from .reduce import sum_over_tree
+from .state import Heard, share_out
+from .store import LinkStore
+
+T = TypeVar("T")
+
+CONTROL_GONE_S = 60.0
+"""With control silent for so long, a sphere that needs it gives up."""
+BUILD_SHARE = 4.0
+"""Of silence_s: what building the groups of a generation may take; many spheres on few cores are slow."""
+
+
+class TreeSync:
+    """The seam of `lightwatch.sync` on a tree.
+
+    keep: called with the model once the last version is agreed, on the first sphere only, before control hears of it:
+    what it writes is there when the run is over.
+    """
+
+    alone = False
+
+    def __init__(self, link: Link, run_id: str, silence_s: float, keep: Callable[[nn.Module], None]) -> None:
+        self._link = link
+        self._run_id = run_id
+        self._silence_s = silence_s
+        self._keep = keep
+        self._generation: Generation = NO_GENERATION
+        self._view: View | None = None
+        self._go: Go | None = None
+        self._groups: Groups | None = None
+        self._wires: list[Tensor] = []
+        self._next_wire = 0
+        self._orders: tuple[Wanted, ...] = (Wanted(),)
+        self.first = False
+        self.members = 1
+        self.rank = 0
+        self.trained = False
+
+    # ------------------------------------------------------------ becoming part of a generation
+
+    def admit(self, fingerprint: dict[str, str], micro_batches: int, max_steps: int) -> None:
+        """Send the proof; a refusal shows where the roll call is waited for."""
+        self._link.send(Proof(fingerprint=fingerprint, micro_batches=micro_batches, max_steps=max_steps))
+
+    def begin(self, standing: Standing) -> Start:
+        """Roll call: View, Ready, Go, groups. Again, for as long as generations fail to form."""
+        self._leave_generation()
+        while True:
+            view = self._await(lambda heard: self._newer_view(heard), "with a roll call")
+            self._enter_view(view)
+            self._link.send(
+                Ready(
+                    generation=view.generation,
+                    position=WirePosition(*standing.position),
+                    holds_state=True,
+                    digest=standing.digest,
+                    done=list(standing.done),
+                    in_force=standing.in_force,
+                )
+            )
+            go = self._await(lambda heard, view=view: self._go_or_newer(heard, view), "to Ready")  # type: ignore[misc]
+            if go is not None and self._build(view):
+                self._go = go
+                return Start(
+                    Position(*_tuple(go.position)), keep=go.keep, share=bool(go.donor), holder=go.how is not How.FETCH
+                )
+
+    def share_state(self, tensors: dict[str, Tensor], start: Start) -> None:
+        """The donor is the first sphere: its state goes down the tree, checked at each hop."""
+        assert self._groups is not None
+        self._link.stand(phase=Phase.FETCHING)
+        try:
+            broadcast_state(self._groups, tensors, start.holder)
+        except PeerLost as error:
+            self._break_off(error)
+
+    def _newer_view(self, heard: Heard) -> View | None:
+        return heard.view if heard.generation > self._generation else None
+
+    def _go_or_newer(self, heard: Heard, view: View) -> Go | bool | None:
+        if heard.generation > view.generation:
+            return False
+        return heard.go
+
+    def _enter_view(self, view: View) -> None:
+        self._view, self._generation = view, view.generation
+        ids = [member.sphere for member in view.members]
+        self.members, self.rank = len(ids), ids.index(self._link.heard.sphere)
+        self.first = self.rank == 0
+        self._link.stand(phase=Phase.FROZEN, generation=view.generation)
+
+    def _build(self, view: View) -> bool:
+        """Connect the groups; False if that failed, which the beats then say."""
+        groups = Groups(view.members, self._link.heard.sphere, view.generation)
+        self._link.on_interrupt(groups.abort, view.generation)
+        self._link.stand(phase=Phase.BUILDING)
+        timeout_s = self._silence_s * BUILD_SHARE
+        try:
+            groups.connect(LinkStore(self._link, self._run_id, view.generation, timeout_s), timeout_s)
+        except PeerLost:
+            self._link.stand(phase=Phase.FROZEN, failed_in=view.generation)
+            return False
+        self._groups = groups
+        return True
+
+    def _leave_generation(self) -> None:
+        self._link.on_interrupt(None)
+        if self._groups is not None:
+            self._groups.close()
+        self._groups, self._go = None, None
+        self._wires, self._next_wire = [], 0
+
+    def _break_off(self, error: PeerLost) -> None:
+        self._link.stand(phase=Phase.FROZEN, failed_in=self._generation)
+        raise GenerationEnded(str(error)) from None
+
+    # ------------------------------------------------------------ a step
+
+    def deal(self, position: Position, training: int, evaluation: int) -> Sequence[int]:
+        """Go's deal for the position that the generation began at, even shares afterwards; evaluation evenly too."""
+        assert self._view is not None
+        ids = [member.sphere for member in self._view.members]
+        mine = self._link.heard.sphere
+        units = share_out(training, ids, position.attempt)[mine]
+        if self._go is not None and training and position == _tuple(self._go.position):
+            units = self._go.deal.get(mine, [])
+        return [*units, *(training + unit for unit in share_out(evaluation, ids, position.attempt)[mine])]
+
+    def reduce(self, bucket: Tensor) -> Tensor:
+        assert self._groups is not None
+        if self._next_wire == len(self._wires):
+            self._wires.append(torch.empty(bucket.shape, dtype=bucket.dtype, device="cpu"))
+        wire = self._wires[self._next_wire]
+        wire.copy_(bucket)
+        try:
+            sum_over_tree(self._groups, wire)
+        except PeerLost as error:
+            self._break_off(error)
+        self._next_wire += 1
+        return wire.to(bucket.device)
+
+    def tail(self, tail: Tail, position: Position) -> Tail:
+        assert self._groups is not None
+        self._next_wire = 0
+        heard = self._link.heard
+        if heard.ends(self._generation):
+            raise GenerationEnded(f"generation {self._generation} is over")
+        mine = {
+            "generation": self._generation[0] << 32 | self._generation[1],
+            "position": position.lineage << 48 | position.version << 8 | position.attempt,
+            "deal": tail.units["taken"].size,
+            "seen": heard.seen,
+        }
+        for name, value in mine.items():
+            tail.members[name][self.rank] = value
+        try:
+            sum_over_tree(self._groups, torch.from_numpy(tail.vector))
+        except PeerLost as error:
+            self._break_off(error)
+        return tail
+
+    def unsound(self, reason: str) -> None:
+        raise ReductionError(f"the step is not taken: {reason}")
+
+    def name_of(self, rank: int) -> str:
+        assert self._view is not None
+        return f"sphere {self._view.members[rank].path}"
+
+    # ------------------------------------------------------------ orders and reports
+
+    def wanted(self, number: int) -> Wanted:
+        if number == 0:
+            return Wanted()
+        order = self._link.heard.orders[number - 1]
+        return Wanted(order.number, order.paused, order.stopped, order.learning_rate)
+
+    def wait_while_paused(self, in_force: Wanted) -> Wanted:
+        while in_force.paused and not in_force.stopped:
+            number = in_force.number + 1
+            arrived = self._await(lambda heard, n=number: self._order_or_newer(heard, n), "with an order")  # type: ignore[misc]
+            if not arrived:
+                raise GenerationEnded(f"generation {self._generation} is over")
+            in_force = self.wanted(number)
+            self._link.stand(in_force=in_force.number)
+        return in_force
+
+    def _order_or_newer(self, heard: Heard, number: int) -> bool | None:
+        if heard.generation > self._generation:
+            return False
+        return True if heard.seen >= number else None
+
+    def progress(self, position: Position, phase: str, done: int = 0, dealt: int = 0) -> None:
+        if self._generation != NO_GENERATION:
+            self._link.stand(phase=Phase(phase), position=WirePosition(*position), units_done=done, units_dealt=dealt)
+
+    def report(self, report: StepReport) -> None:
+        self.trained = True
+        self._link.stand(in_force=report.in_force)
+        self._link.send(
+            Row(
+                generation=self._generation, version=report.version, loss=report.loss,
+                learning_rate=report.learning_rate, grad_norm=report.grad_norm, weight=report.weight,
+                samples=report.samples, attempts=report.attempts, skipped=report.skipped, in_force=report.in_force,
+                check=report.check, digest=report.digest, epoch=report.epoch, eval_loss=report.eval_loss,
+                suspect=report.suspect, seconds=report.seconds,
+            )
+        )  # fmt: skip
+
+    def closed(self, closing: Closing, model: nn.Module) -> None:
+        """Keep the model, tell control, and stay until it says that the run is over. Raises RunEnded if it failed."""
+        assert self._groups is not None
+        self._link.stand(phase=Phase.CLOSING)
+        if self.first:
+            self._keep(model)
+        self._link.send(
+            Closed(
+                generation=self._generation, version=closing.version, digest=closing.digest,
+                eval_loss=closing.eval_loss, eval_weight=closing.eval_weight,
+                bytes_per_level=self._groups.bytes_per_level, micro_batches=closing.micro_batches,
+                busy_s=closing.busy_s, reason=closing.reason,
+            )
+        )  # fmt: skip
+        end = self._await(lambda heard: heard.end, "to Closed")
+        self._leave_generation()
+        self._link.stand(phase=Phase.CLOSED)
+        if end.status == "failed":
+            raise RunEnded(end.status, end.reason)
+
+    def _await(self, pick: Callable[[Heard], T | None], to: str) -> T:
+        """Wait as long as control lives: how long a roll call may take is control's to judge."""
+        silent_s = 0.0
+        while True:
+            tick = self._link.heard.tick
+            try:
+                return self._link.wait(pick, self._silence_s, to)
+            except ControlSilent:
+                silent_s = silent_s + self._silence_s if self._link.heard.tick == tick else 0.0
+                if silent_s >= CONTROL_GONE_S:
+                    raise
+
+
+def _tuple(position: WirePosition) -> tuple[int, int, int]:
+    return position.lineage, position.version, position.attempt

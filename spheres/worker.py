@@ -1,0 +1,106 @@
+"""A sphere's process: join the run, train what the run folder or a script says, and leave in good order."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import runpy
+import socket
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from control.protocol import Failed, Hello
+from lightwatch import config, job
+from lightwatch import sync as seam
+from lightwatch.errors import ConfigError, DataError, LightwatchError, RunEnded
+
+from .link import AdmissionRefused, Link
+from .sync import TreeSync
+
+OPEN_S = 30.0
+FAREWELL_S = 3.0
+
+
+def main(run_dir: Path, address: str, path: str, script: Sequence[str] = ()) -> int:
+    """Be the sphere at `path` of the run in `run_dir` until the run is over; the exit code.
+
+    script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    run = config.load(run_dir / "config.toml", config.RunConfig())
+    run_id = json.loads((run_dir / "control.json").read_text())["run_id"]
+    silence_s = run.control.silence_s
+    hello = Hello(run_id=run_id, path=path, pid=os.getpid(), host=socket.gethostname())
+    link = Link(address, hello, silence_s)
+    sync = TreeSync(link, run_id, silence_s, lambda model: _keep(model, run_dir, run))
+    try:
+        link.open(OPEN_S)
+        seam.current = sync
+        if script:
+            _run_script(script, run.training.seed)
+        else:
+            job.build(run, sync).train()
+        if not sync.trained:
+            raise ConfigError(f"{script[0] if script else 'the job'} ended without training: call Trainer(...).train()")
+        return 0
+    except RunEnded as end:
+        return 1 if end.status == "failed" else 0
+    except AdmissionRefused as error:
+        print(error, file=sys.stderr)
+        return 1
+    except Exception as error:
+        return _fail(link, path, error)
+    finally:
+        link.close()
+
+
+def _keep(model: nn.Module, run_dir: Path, run: config.RunConfig) -> None:
+    job.finish(model, run_dir, run.training.seed)
+
+
+def _run_script(script: Sequence[str], seed: int) -> None:
+    """As `python SCRIPT ARGS` would, but torch is seeded first: a script that doesn't seed builds the same v0 too."""
+    torch.manual_seed(seed)
+    sys.argv = list(script)
+    sys.path.insert(0, str(Path(script[0]).resolve().parent))
+    try:
+        runpy.run_path(script[0], run_name="__main__")
+    except SystemExit as leaving:
+        if leaving.code not in (None, 0):
+            raise ConfigError(f"{script[0]} left with {leaving.code!r} before its training ended") from None
+
+
+def _fail(link: Link, path: str, error: Exception) -> int:
+    """Tell control what went wrong in one sentence, log the whole, and wait to hear that the run is over."""
+    traceback.print_exc()
+    usage = isinstance(error, ConfigError | DataError)
+    ours = isinstance(error, LightwatchError)
+    text = str(error) if ours else f"{_kind(error)}{_where(error)}"
+    try:
+        link.send(Failed(text=text, usage=usage, detail=traceback.format_exc()))
+        link.wait(lambda heard: heard.end, FAREWELL_S)
+    except LightwatchError:
+        pass  # control is gone too: the log has it all
+    return 2 if usage else 1
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}"
+
+
+def _where(error: Exception) -> str:
+    """The innermost line that is not ours or a library's, for a sentence: where the user should look."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = str(Path(__file__).resolve().parents[1])
+    theirs = [f for f in frames if not f.filename.startswith((own, sys.prefix, sys.base_prefix, "<"))]
+    if not theirs:
+        return ""
+    return f" (in {Path(theirs[-1].filename).name}, line {theirs[-1].lineno})"
