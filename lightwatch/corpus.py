@@ -169,18 +169,18 @@ def _contents(found: dict[str, Path], named: bool) -> tuple[dict[str, bytes], in
 
 
 def _split(contents: dict[str, bytes], skipped: int, least: int) -> Corpus:
-    names: tuple[str, ...] = tuple(contents)
-    aside: tuple[str, ...] = tuple(name for name in names if is_held_out(name))
+    names = list(contents)
     if len(names) == 1:
         whole = contents[names[0]]
         cut = len(whole) - len(whole) // HELD_OUT_ONE_IN
         text, held_out, kept, aside = whole[:cut], whole[cut:], names, names
     else:
-        kept = tuple(name for name in names if not is_held_out(name))
+        kept = [name for name in names if not is_held_out(name)]
+        aside = [name for name in names if is_held_out(name)]
         text, held_out = _joined(contents, kept), _joined(contents, aside)
     if min(len(text), len(held_out)) < least:
-        text, held_out, kept, aside = _joined(contents, names), b"", names, ()
-    return Corpus(text, held_out, kept, aside, skipped)
+        text, held_out, kept, aside = _joined(contents, names), b"", names, []
+    return Corpus(text, held_out, tuple(kept), tuple(aside), skipped)
 
 
 def is_held_out(name: str) -> bool:
