@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def test_a_field_takes_what_is_in_range_and_refuses_the_rest(
 
 def test_the_sentence_names_field_expected_and_got() -> None:
     """The whole sentence, once for each kind of law."""
-    for make, sentence in [
+    cases: list[tuple[Callable[[], object], str]] = [
         (lambda: TrainingConfig(seed=-1), "TrainingConfig.seed must be a whole number >= 0, got -1"),
         (
             lambda: TrainingConfig(max_steps=0),
@@ -182,7 +183,8 @@ def test_the_sentence_names_field_expected_and_got() -> None:
             "TrainingConfig.threads must be a whole number >= 1 and <= 1024, got True (bool)",
         ),
         (lambda: GPTConfig(tied=1), "GPTConfig.tied must be true or false, got 1"),  # type: ignore[arg-type]
-    ]:
+    ]
+    for make, sentence in cases:
         with pytest.raises(ConfigError) as caught:
             make()
         assert str(caught.value) == sentence

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lightwatch.corpus import Corpus, is_held_out
+from lightwatch.corpus import Corpus, Source, is_held_out
 from lightwatch.errors import DataError
 
 
@@ -154,7 +154,7 @@ def test_what_can_not_be_trained_on_is_refused_in_a_sentence(tmp_path: Path) -> 
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     Corpus.read(tmp_path / "fits", 128)
-    for source, words in [
+    cases: list[tuple[Source, str]] = [
         (tmp_path / "missing", "missing' can't be read: No such file"),
         (tmp_path / "empty", "empty' holds no text"),
         (tmp_path / "nul", "nul' is not text: it has a NUL byte at 3"),
@@ -168,7 +168,8 @@ def test_what_can_not_be_trained_on_is_refused_in_a_sentence(tmp_path: Path) -> 
         ([], "list of 0 files holds no text"),
         ([tmp_path / "nul"], "NUL byte"),
         ([tmp_path / "folder"], "is not a file"),
-    ]:
+    ]
+    for source, words in cases:
         with pytest.raises(DataError, match=words) as caught:
             Corpus.read(source, 128)
         assert "\n" not in str(caught.value)
