@@ -107,7 +107,7 @@ class Accumulator:
         self._firings = [0] * count
         self._open = False
         self._hooks = [
-            slot.parameter.register_post_accumulate_grad_hook(self._hook(index))
+            slot.parameter.register_post_accumulate_grad_hook(self._hook(index))  # type: ignore[no-untyped-call]
             for index, slot in enumerate(layout.slots)
         ]
 

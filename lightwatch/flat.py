@@ -114,7 +114,7 @@ def in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
 
 def chunks(flat: Tensor) -> Iterable[Tensor]:
     """Cache-sized pieces of a 1-D tensor, in order."""
-    return flat.split(CHUNK_ELEMENTS)
+    return torch.split(flat, CHUNK_ELEMENTS)
 
 
 def digest_of(model: nn.Module) -> str:
@@ -125,7 +125,7 @@ def digest_of(model: nn.Module) -> str:
     """
     sha = hashlib.sha256()
     for _, tensor in named_tensors(model):
-        sha.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+        sha.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 

@@ -154,7 +154,7 @@ class Replica:
         """
         self.begin()
         self.compute(0, 0, batch)
-        sha = hashlib.sha256(self._part.sums.cpu().numpy())
+        sha = hashlib.sha256(self._part.sums.cpu().numpy().data)
         self._buffers.write(self._version_buffers)
         self.begin()
         return sha.hexdigest()

@@ -5,7 +5,7 @@ MIN, MAX and EQUAL are computed by everyone from the slots and floats travel as 
 
   per parameter    bounds, fired
   per bucket       checks (modulo 2^32)
-  per unit         taken, weight, samples, loss (bits of the float64), bad (0, or 1 + the parameter; count + 1: the loss)
+  per unit         taken, weight, samples, loss (a float64's bits), bad (0, 1 + the parameter, or count + 1: the loss)
   per member       generation, position, deal, weights' check, digest, newest order seen
 
 A unit is one micro-batch: training units first, then those of an evaluation of the same weights. Each must be taken

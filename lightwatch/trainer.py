@@ -95,7 +95,7 @@ class Trainer:
     def train(self, num_epochs: int | None = None) -> TrainingState:
         """Train until `max_steps`, or for `num_epochs` if they end first; one epoch if neither is given.
 
-        Blocks. Ends with an evaluation of the last version. Raises NonFiniteError, or RunEnded if control ended the run.
+        Blocks. Ends with an evaluation of the last version. Raises NonFiniteError; RunEnded if control ended the run.
         """
         most = self.config.max_steps
         target = most

@@ -25,7 +25,7 @@ def main() -> int:
     from .launch import run_host
 
     def start(path: str) -> int:
-        return worker.main(given.dir, given.control, path, given.script)
+        return worker.main(given.dir, given.control, path, script)
 
     return run_host(given.path, given.dir, start, lifeline=not given.no_lifeline)
 

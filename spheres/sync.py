@@ -10,6 +10,7 @@ Laws
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -73,7 +74,7 @@ class TreeSync:
         """Roll call: View, Ready, Go, groups. Again, for as long as generations fail to form."""
         self._leave_generation()
         while True:
-            view = self._await(lambda heard: self._newer_view(heard), "with a roll call")
+            view = self._await(self._newer_view, "with a roll call")
             self._enter_view(view)
             self._link.send(
                 Ready(
@@ -85,8 +86,8 @@ class TreeSync:
                     in_force=standing.in_force,
                 )
             )
-            go = self._await(lambda heard, view=view: self._go_or_newer(heard, view), "to Ready")  # type: ignore[misc]
-            if go is not None and self._build(view):
+            go = self._await(self._go_or_newer, "to Ready")
+            if isinstance(go, Go) and self._build(view):
                 self._go = go
                 return Start(
                     Position(*_tuple(go.position)), keep=go.keep, share=bool(go.donor), holder=go.how is not How.FETCH
@@ -104,10 +105,8 @@ class TreeSync:
     def _newer_view(self, heard: Heard) -> View | None:
         return heard.view if heard.generation > self._generation else None
 
-    def _go_or_newer(self, heard: Heard, view: View) -> Go | bool | None:
-        if heard.generation > view.generation:
-            return False
-        return heard.go
+    def _go_or_newer(self, heard: Heard) -> Go | View | None:
+        return self._newer_view(heard) or heard.go
 
     def _enter_view(self, view: View) -> None:
         self._view, self._generation = view, view.generation
@@ -203,18 +202,15 @@ class TreeSync:
 
     def wait_while_paused(self, in_force: Wanted) -> Wanted:
         while in_force.paused and not in_force.stopped:
-            number = in_force.number + 1
-            arrived = self._await(lambda heard, n=number: self._order_or_newer(heard, n), "with an order")  # type: ignore[misc]
-            if not arrived:
+            self._await(partial(self._order_or_newer, in_force.number + 1), "with an order")
+            if self._link.heard.ends(self._generation):
                 raise GenerationEnded(f"generation {self._generation} is over")
-            in_force = self.wanted(number)
+            in_force = self.wanted(in_force.number + 1)
             self._link.stand(in_force=in_force.number)
         return in_force
 
-    def _order_or_newer(self, heard: Heard, number: int) -> bool | None:
-        if heard.generation > self._generation:
-            return False
-        return True if heard.seen >= number else None
+    def _order_or_newer(self, number: int, heard: Heard) -> bool | None:
+        return heard.seen >= number or heard.ends(self._generation) or None
 
     def progress(self, position: Position, phase: str, done: int = 0, dealt: int = 0) -> None:
         if self._generation != NO_GENERATION:
