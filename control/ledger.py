@@ -49,7 +49,8 @@ CREATE TABLE IF NOT EXISTS generations(
 CREATE TABLE IF NOT EXISTS versions(
     lineage INTEGER, version INTEGER, learning_rate REAL, loss REAL, digest TEXT, "check" TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('claimed', 'agreed')), row TEXT NOT NULL, PRIMARY KEY (lineage, version));
-CREATE TABLE IF NOT EXISTS orders(number INTEGER PRIMARY KEY, what TEXT NOT NULL, wanted TEXT NOT NULL, version INTEGER);
+CREATE TABLE IF NOT EXISTS orders(
+    number INTEGER PRIMARY KEY, what TEXT NOT NULL, wanted TEXT NOT NULL, version INTEGER);
 """
 
 
@@ -121,7 +122,7 @@ class Ledger:
         self.commit()
 
     def end(self, status: str, reason: str, usage: bool = False) -> None:
-        """How a run without control ended: completed, stopped or failed. Completed or stopped: its last row is agreed."""
+        """How a run without control ended: completed, stopped or failed. Unless it failed, its last row is agreed."""
         self._begin(wait_for_disk=True)
         self._ended(status, reason, usage)
         if status != "failed":
@@ -129,7 +130,7 @@ class Ledger:
         self.commit()
 
     def set(self, key: str, value: Any) -> None:
-        """Note something of the run as JSON: `tree`, `fingerprint`, `micro_batches`, `max_steps`, what else is useful."""
+        """Note something of the run as JSON: `tree`, `fingerprint`, `micro_batches`, `max_steps`, what else helps."""
         self._begin(wait_for_disk=False)
         self._set(key, value)
         self.commit()

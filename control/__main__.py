@@ -1,0 +1,79 @@
+"""`python -m control`: one run's control process.
+
+Exit codes: 0 the run ended as it should, 1 it failed, 2 it could not be started (one sentence on stderr).
+When it is bound, FOLDER/control.json says where; logs go to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+
+from .config import Settings
+from .door import Door
+from .errors import BindError, ControlError
+from .ledger import Ledger
+from .server import Server
+
+
+def main(arguments: list[str]) -> int:
+    """Run until the run is over; returns the exit code."""
+    try:
+        settings = _settings(arguments)
+        with Ledger.open(settings.folder / "ledger.db", settings.run_id) as ledger:
+            door = Door(settings.listen, settings.silence_s)
+            try:
+                ledger.set("tree", settings.tree)
+                _announce(settings, ledger, door)
+                return Server(settings, ledger, door).run()
+            finally:
+                door.close()
+    except (ControlError, BindError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _settings(arguments: list[str]) -> Settings:
+    parser = argparse.ArgumentParser(prog="python -m control", description="One run's control process.")
+    parser.add_argument("--dir", required=True, type=Path, help="the run's folder; it exists")
+    parser.add_argument("--run-id", required=True)
+    parser.add_argument("--tree", default="2x2")
+    parser.add_argument("--listen", default="tcp://127.0.0.1:*")
+    parser.add_argument("--silence-s", type=float, default=5.0)
+    parser.add_argument("--lifeline", action="store_true", help="end at once when stdin ends")
+    given = parser.parse_args(arguments)
+    return Settings(
+        folder=given.dir,
+        run_id=given.run_id,
+        tree=given.tree,
+        listen=given.listen,
+        silence_s=given.silence_s,
+        lifeline=given.lifeline,
+    )
+
+
+def _announce(settings: Settings, ledger: Ledger, door: Door) -> None:
+    """Write control.json whole or not at all: who reads it can connect."""
+    about = {
+        "address": door.address,
+        "run_id": settings.run_id,
+        "pid": os.getpid(),
+        "incarnation": ledger.incarnation,
+        "host": socket.gethostname(),
+    }
+    aside = settings.folder / "control.json.new"
+    with open(aside, "w", encoding="utf-8") as file:
+        json.dump(about, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, settings.folder / "control.json")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    sys.exit(main(sys.argv[1:]))

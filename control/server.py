@@ -1,0 +1,269 @@
+"""The loop around the pure core: messages in, facts to the ledger, then messages out.
+
+One turn: hear what has come, turn it into facts (`admit`), write and apply them, ask `plan` until it has nothing left,
+commit, send. So what a sphere or a client hears is in the ledger already.
+
+Everything runs in one thread: a ledger write that waits for the disk holds the loop for some ms. Control's clock
+therefore counts its own awake time: a turn that comes late extends every deadline by the delay.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+
+from .admit import ORDERS, Already, Refusal, admit, admit_hello, admit_order
+from .apply import apply
+from .config import Settings
+from .door import Arrived, Door
+from .errors import ControlError, LedgerError, WireError
+from .events import (
+    DURABLE,
+    Event,
+    GenerationProposed,
+    RunEnded,
+    Sent,
+    SphereCame,
+    SphereLost,
+    SphereRefused,
+    SphereReported,
+    SphereReturned,
+)
+from .ledger import Ledger
+from .metrics import metrics_line
+from .plan import Decide, Send, plan
+from .protocol import Answer, Ask, FromSphere, Hello, Refused, StoreAdd, StoreDelete, StoreGet, StoreSet, Welcome
+from .rendezvous import Rendezvous
+from .report import answer_late, answer_order, status_of, story_of, tree_text
+from .state import ControlStatus, State
+from .watchers import Watchers
+from .wire import decode_at_control, encode
+
+log = logging.getLogger("control")
+
+TURN_S = 0.1
+LATE_S = 0.5
+"""A turn that took longer counts as so much: control itself was asleep, nobody else was silent."""
+
+
+class AwakeClock:
+    """Seconds in which this process was awake."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._awake = 0.0
+
+    def now_s(self) -> float:
+        now = time.monotonic()
+        self._awake += min(now - self._last, LATE_S)
+        self._last = now
+        return self._awake
+
+
+class Server:
+    """One run's control. `run` returns the exit code; the caller closes door and ledger."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, door: Door) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.door = door
+        self.clock = AwakeClock()
+        self.rendezvous = Rendezvous()
+        self.watchers = Watchers(door)
+        self.state = State(
+            run_id=settings.run_id,
+            paths=settings.paths,
+            tree=settings.tree,
+            incarnation=ledger.incarnation,
+            silence_s=settings.silence_s,
+            began_s=self.clock.now_s(),
+        )
+        self._identity_of: dict[int, bytes] = {}
+        self._sphere_of: dict[bytes, int] = {}
+        self._outbox: list[tuple[bytes, bytes]] = []
+        self._ledger_broke = False
+        self._terms = 0
+        self._terms_seen = 0
+
+    # ---------------------------------------------------------------- the loop
+
+    def run(self) -> int:
+        """Until the run has ended and everybody has left. 0: it ended as it should, also by stop; 1: it failed."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._on_term)
+        if self.settings.lifeline:
+            self.door.watch(0)
+        while self.state.status is not ControlStatus.STOPPED:
+            ready = self.door.wait(TURN_S)
+            now_s = self.clock.now_s()
+            try:
+                self._hear(now_s)
+                if 0 in ready and not os.read(0, 4096):
+                    return self._end_at_once("the launcher died", now_s)
+                if self._terms > self._terms_seen and self._obey_term(now_s):
+                    return self._end_at_once("ended at once by a second SIGTERM", now_s)
+                self._settle(now_s)
+            except (LedgerError, OSError) as error:
+                self._record_broke(error, now_s)
+        return 0 if self.state.ended and self.state.ended.status != "failed" else 1
+
+    def _settle(self, now_s: float) -> None:
+        """Do what is to be done until nothing is left."""
+        self._flush()
+        while effects := plan(self.state, now_s):
+            for effect in effects:
+                match effect:
+                    case Decide(event):
+                        self._happen(event, now_s)
+                    case Send(sphere, message):
+                        self._outbox.append((self._identity_of[sphere], encode(message)))
+                        self.state = apply(self.state, Sent(sphere=sphere, message=message, at_s=now_s))
+            self._flush()
+        self.watchers.answer(lambda request, number: answer_late(self.state, request, number))
+        self.watchers.tell_state(self.state, now_s)
+
+    def _happen(self, event: Event, now_s: float) -> None:
+        """One fact: applied, written, told. Raises LedgerError with the fact applied: the run then ends from memory."""
+        before, self.state = self.state, apply(self.state, event)
+        story = story_of(before, event, self.state)
+        if isinstance(event, GenerationProposed):
+            self.rendezvous.begin(event.generation)
+        if story is not None:
+            if story.kind != "row":
+                log.info("%s", story.text)
+            self.watchers.tell(story, self.state, now_s)
+        if self._ledger_broke or not isinstance(event, DURABLE) or (isinstance(event, SphereLost) and before.ended):
+            return
+        if isinstance(event, SphereReported):
+            if story is None:
+                return  # Its version is in the ledger already.
+            with open(self.settings.folder / "metrics.jsonl", "ab") as file:
+                file.write(metrics_line(event.row))
+        self.ledger.record(event)
+
+    def _flush(self) -> None:
+        """First the ledger, then whoever hears of it."""
+        if not self._ledger_broke:
+            self.ledger.commit()
+        outbox, self._outbox = self._outbox, []
+        for identity, frame in outbox:
+            self.door.send(identity, frame)
+        self.watchers.flush()
+
+    # ---------------------------------------------------------------- hearing
+
+    def _hear(self, now_s: float) -> None:
+        for heard in self.door.receive():
+            if not isinstance(heard, Arrived):
+                self._left(heard.identity, now_s)
+                continue
+            try:
+                message = decode_at_control(heard.frame)
+            except WireError as error:
+                log.warning("dropped: %s", error)
+                continue
+            if isinstance(message, Ask):
+                self._on_ask(heard.identity, message, now_s)
+            elif isinstance(message, Hello):
+                self._on_hello(heard.identity, message, now_s)
+            else:
+                self._on_sphere(heard, message, now_s)
+
+    def _left(self, identity: bytes, now_s: float) -> None:
+        self.watchers.forget(identity)
+        sphere = self._sphere_of.get(identity)
+        if sphere is not None and self._identity_of[sphere] == identity:
+            self.rendezvous.forget(sphere)
+            self._happen(SphereLost(sphere=sphere, at_s=now_s), now_s)
+
+    def _on_hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
+        event = admit_hello(self.state, hello, now_s)
+        if isinstance(event, Refusal):
+            log.warning("refused: %s", event.text)
+            self._outbox.append((identity, encode(Refused(text=event.text))))
+            return
+        old = self._identity_of.get(event.sphere)
+        if old is not None:
+            self._sphere_of.pop(old, None)
+        self._identity_of[event.sphere] = identity
+        self._sphere_of[identity] = event.sphere
+        if isinstance(event, SphereCame) or not self.state.seats[event.sphere].connected or old != identity:
+            self._happen(event, now_s)
+        welcome = Welcome(sphere=event.sphere, incarnation=self.state.incarnation)
+        self._outbox.append((identity, encode(welcome)))
+
+    def _on_sphere(self, heard: Arrived, message: FromSphere, now_s: float) -> None:
+        sphere = self._sphere_of.get(heard.identity)
+        if sphere is None or isinstance(message, Hello):
+            return
+        if heard.live and not self.state.seats[sphere].connected:
+            self._happen(SphereReturned(sphere=sphere, at_s=now_s), now_s)
+        if isinstance(message, StoreSet | StoreGet | StoreAdd | StoreDelete):
+            for who, reply in self.rendezvous.handle(sphere, message):
+                self._outbox.append((self._identity_of[who], encode(reply)))
+            return
+        event = admit(self.state, sphere, message, now_s)
+        if event is not None:
+            self._happen(event, now_s)
+        if isinstance(event, SphereRefused):
+            self._outbox.append((heard.identity, encode(Refused(text=event.text))))
+
+    def _on_ask(self, identity: bytes, ask: Ask, now_s: float) -> None:
+        if ask.what in ORDERS:
+            answer = self._order(ask, now_s)
+            if answer.ok and answer.number is not None and answer.version is None:
+                self.watchers.wait_for(identity, ask.request, answer.number)
+        elif ask.what == "status":
+            answer = Answer(request=ask.request, ok=True, status=status_of(self.state, now_s))
+        elif ask.what == "tree":
+            answer = Answer(request=ask.request, ok=True, text=tree_text(self.state, now_s))
+        elif ask.what == "watch":
+            answer = self.watchers.add(identity, ask, status_of(self.state, now_s))
+        else:
+            answer = Answer(request=ask.request, ok=False, text=f"control does not know {ask.what[:40]!r}")
+        self._outbox.append((identity, encode(answer)))
+
+    def _order(self, ask: Ask, now_s: float) -> Answer:
+        event = admit_order(self.state, ask)
+        match event:
+            case Refusal(text):
+                return Answer(request=ask.request, ok=False, text=text)
+            case Already():
+                return answer_order(self.state, ask, event)
+            case _:
+                self._happen(event, now_s)
+                return answer_order(self.state, ask)
+
+    # ---------------------------------------------------------------- ends
+
+    def _on_term(self, number: int, frame: object) -> None:
+        self._terms += 1
+
+    def _obey_term(self, now_s: float) -> bool:
+        """The first SIGTERM is a stop order, once; True: there was a second."""
+        first = self._terms_seen == 0
+        self._terms_seen = self._terms
+        if first:
+            self._order(Ask(request="", what="stop"), now_s)
+        return self._terms > 1
+
+    def _end_at_once(self, reason: str, now_s: float) -> int:
+        if self.state.ended is None:
+            self._happen(RunEnded(status="failed", reason=reason, at_s=now_s), now_s)
+            self._flush()
+        return 1
+
+    def _record_broke(self, error: Exception, now_s: float) -> None:
+        """The ledger, or the metrics, can't be written: end the run from memory, and say so to all."""
+        log.error("%s", error)
+        self._ledger_broke = True
+        if self.state.ended is None:
+            reason = f"control can't write its record: {error}"
+            self._happen(RunEnded(status="failed", reason=reason, at_s=now_s), now_s)
+            try:
+                self.ledger.record(self.state.ended or RunEnded(status="failed", reason=reason, at_s=now_s))
+                self.ledger.commit()
+            except ControlError:
+                log.error("the end is not in the ledger either")

@@ -1,0 +1,143 @@
+"""A sphere without torch: it says what a sphere says, over a real socket, one message at a time."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+import zmq
+
+from control.protocol import (
+    Beat,
+    Closed,
+    End,
+    Generation,
+    Go,
+    Hello,
+    Orders,
+    Phase,
+    Position,
+    Proof,
+    Ready,
+    Refused,
+    Row,
+    Tick,
+    View,
+    Wanted,
+    Welcome,
+)
+from control.wire import decode_at_sphere, encode
+
+FINGERPRINT = {"lightwatch": "0", "torch": "2", "threads": "1", "reduction": "exact", "probe": "abc"}
+DEADLINE_S = 10.0
+
+M = TypeVar("M", bound=msgspec.Struct)
+
+
+class FakeSphere:
+    """One DEALER; `expect(Class)` waits for the next message of that class and keeps the others' facts."""
+
+    def __init__(self, address: str, path: str, run_id: str = "run") -> None:
+        self.path = path
+        self.run_id = run_id
+        self.generation: Generation = (0, 0)
+        self.number = 0
+        self.orders: list[Wanted] = []
+        self.ended: End | None = None
+        self.ticks = 0
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 200)
+        self.socket.connect(address)
+
+    def say(self, message: msgspec.Struct) -> None:
+        self.socket.send(encode(message))
+
+    def expect(self, kind: type[M]) -> M:
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            if self.socket.poll(50):
+                message = decode_at_sphere(self.socket.recv())
+                self._note(message)
+                if isinstance(message, kind):
+                    return message
+        raise AssertionError(f"{self.path} heard no {kind.__name__} within {DEADLINE_S} s")
+
+    def wait(self, done: Callable[[FakeSphere], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not done(self):
+            assert time.monotonic() < deadline, f"{self.path} waited in vain"
+            if self.socket.poll(50):
+                self._note(decode_at_sphere(self.socket.recv()))
+
+    def _note(self, message: msgspec.Struct) -> None:
+        match message:
+            case View():
+                self.generation = message.generation
+                self.orders = list(message.orders)
+            case Orders():
+                self.orders += [order for order in message.orders if order.number > len(self.orders)]
+            case End():
+                self.ended = message
+            case Tick():
+                self.ticks += 1
+            case _:
+                pass
+
+    # ---------------------------------------------------------------- what a sphere does
+
+    def hello(self, pid: int | None = None) -> None:
+        self.say(Hello(run_id=self.run_id, path=self.path, pid=pid or os.getpid(), host=socket.gethostname()))
+
+    def join(self, *, micro_batches: int = 8, max_steps: int = 3, **fingerprint: str) -> int:
+        self.hello()
+        sphere = self.expect(Welcome).sphere
+        self.say(Proof(fingerprint=FINGERPRINT | fingerprint, micro_batches=micro_batches, max_steps=max_steps))
+        return sphere
+
+    def refused(self) -> str:
+        return self.expect(Refused).text
+
+    def ready(self, digest: str = "d0") -> None:
+        self.expect(View)
+        self.say(Ready(generation=self.generation, position=Position(), holds_state=True, digest=digest))
+
+    def go(self) -> Go:
+        return self.expect(Go)
+
+    def beat(self, phase: Phase = Phase.COMPUTING, version: int = 0, **fields: object) -> None:
+        self.number += 1
+        beat = Beat(
+            generation=self.generation,
+            number=self.number,
+            echo=0,
+            phase=phase,
+            position=Position(version=version),
+            seen=len(self.orders),
+        )
+        self.say(msgspec.structs.replace(beat, **fields))
+
+    def row(self, version: int, check: int = 7, **fields: object) -> None:
+        row = Row(
+            generation=self.generation,
+            version=version,
+            loss=1.0 / version,
+            learning_rate=1e-3,
+            weight=64,
+            check=check + version,
+            seconds={"step": 0.5},
+        )
+        self.say(msgspec.structs.replace(row, **fields))
+
+    def closed(self, version: int, digest: str = "end", reason: str = "completed") -> None:
+        self.say(Closed(generation=self.generation, version=version, digest=digest, reason=reason))
+
+    def leave(self) -> None:
+        """Close the connection, as the death of the process would."""
+        if not self.socket.closed:
+            self.socket.close()
+            self.context.term()
