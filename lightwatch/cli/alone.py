@@ -1,0 +1,161 @@
+"""A run of one process: it trains here, and keeps the ledger and metrics.jsonl that control keeps for a tree."""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+from typing import IO, TYPE_CHECKING, Any
+
+from ..errors import ConfigError, DataError, LightwatchError
+from .folder import DiskError, is_disk_trouble
+from .rows import Row
+from .settings import Settings
+from .signals import Signals
+from .summary import Facts
+from .view import View
+
+if TYPE_CHECKING:
+    from control.ledger import Ledger
+
+    from .recording import Recording
+
+
+class AtOnce(BaseException):
+    """A second signal: leave whatever is being done."""
+
+
+class AloneRun:
+    """Trains in this process. The first signal is a stop order, the second raises AtOnce, the third leaves at once."""
+
+    def __init__(self, settings: Settings, view: View) -> None:
+        self._settings = settings
+        self._folder = settings.folder
+        self._view = view
+        self._sync: Recording | None = None
+        self._received: list[int] = []
+        self._last: Row | None = None
+        self.signals = Signals(self._on_signal)
+
+    def run(self) -> Facts:
+        """Train and write everything but the summary. Blocks. What goes wrong is in the facts, not raised."""
+        from control.ledger import Ledger
+
+        log = logging.FileHandler(self._folder.log(self._settings.paths[0]), encoding="utf-8")
+        log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger("lightwatch").addHandler(log)
+        try:
+            with Ledger.open(self._folder.ledger, self._folder.run_id) as ledger:
+                ledger.set("tree", self._settings.tree)
+                with self._folder.metrics.open("wb", buffering=0) as metrics:
+                    facts = self._guarded(ledger, metrics)
+                ledger.end(facts.status, facts.reason, facts.usage)
+            return facts
+        except Exception as error:  # the disk under ledger and metrics
+            return self._failed(f"{type(error).__name__}: {error}", error)
+        finally:
+            logging.getLogger("lightwatch").removeHandler(log)
+            log.close()
+
+    def _guarded(self, ledger: Ledger, metrics: IO[bytes]) -> Facts:
+        """Whatever ends the training becomes a status and a sentence."""
+        try:
+            self._train(ledger, metrics)
+        except AtOnce:
+            return self._failed("a second signal ended the run at once")
+        except SystemExit as leaving:
+            if leaving.code not in (None, 0):
+                return self._failed(f"{self._settings.script[0]} left with {leaving.code!r}", leaving, usage=True)
+        except (ConfigError, DataError) as error:
+            return self._failed(str(error), error, usage=True)
+        except LightwatchError as error:
+            return self._failed(str(error), error)
+        except OSError as error:
+            return self._failed(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", error)
+        except Exception as error:
+            return self._failed(f"{type(error).__name__}: {error}{_where(error)}", error)
+        if self._last is None:
+            what = self._settings.script[0] if self._settings.script else "the job"
+            return self._failed(f"{what} ended without training: call Trainer(...).train()", usage=True)
+        closing = self._sync.closing if self._sync else None
+        return self._facts("stopped" if closing is not None and closing.reason == "stopped" else "completed")
+
+    def _train(self, ledger: Ledger, metrics: IO[bytes]) -> None:
+        from .. import sync as seam
+        from .recording import Recording
+
+        self._sync = seam.current = Recording(
+            ledger, metrics, tell=self._tell, keep=self._keep, stop_wanted=lambda: bool(self._received)
+        )
+        try:
+            if self._settings.script:
+                from .script import run_here
+
+                run_here(self._settings.script, self._settings.run.training.seed)
+            else:
+                from .. import job
+
+                job.build(self._settings.run, self._sync).train()
+        finally:
+            seam.current = None
+
+    def _tell(self, row: Row) -> None:
+        self._last = row
+        self._view.rows([row])
+
+    def _keep(self, model: Any) -> None:
+        """Write the model and a sample of its text."""
+        from .. import job
+
+        try:
+            job.finish(model, self._folder.path, self._settings.run.training.seed)
+        except OSError as error:
+            if is_disk_trouble(error):
+                sentence = f"the model can't be written: {error.strerror}; free some space and train again"
+                raise DiskError(sentence) from None
+            raise
+
+    def _on_signal(self, received: list[int]) -> None:
+        self._received = received
+        if len(received) == 1:
+            self._view.note("the run stops after this step; a second signal ends it at once")
+            if self._sync is not None:
+                self._sync.order(stopped=True)
+        elif len(received) == 2:
+            raise AtOnce
+        else:
+            os._exit(130)
+
+    def _failed(self, reason: str, error: BaseException | None = None, *, usage: bool = False) -> Facts:
+        detail = "".join(traceback.format_exception(error)) if error else ""
+        try:
+            with self._folder.log(self._settings.paths[0]).open("a", encoding="utf-8") as file:
+                file.write(detail)
+        except OSError:
+            pass  # a full disk: the sentence is told all the same
+        return self._facts("failed", reason, usage=usage, detail=detail)
+
+    def _facts(self, status: str, reason: str = "", *, usage: bool = False, detail: str = "") -> Facts:
+        closing = self._sync.closing if self._sync else None
+        last = self._last or {}
+        return Facts(
+            status=status,
+            reason=reason,
+            usage=usage,
+            version=closing.version if closing else last.get("version"),
+            digest=closing.digest if closing else last.get("digest"),
+            eval_loss=closing.eval_loss if closing else None,
+            generations=1 if last else 0,
+            failures=(reason,) if status == "failed" else (),
+            fingerprint=self._sync.fingerprint if self._sync else {},
+            detail=detail,
+        )
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line of the user's own, for a sentence without a traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    skipped = (ours, os.path.dirname(os.__file__), "<")
+    theirs = [f for f in frames if not f.filename.startswith(skipped) and "site-packages" not in f.filename]
+    return f" (in {os.path.basename(theirs[-1].filename)}, line {theirs[-1].lineno})" if theirs else ""

@@ -1,0 +1,118 @@
+"""What can be typed: the commands, their flags, and one sentence for each mistake.
+
+argparse and not tyro: `--help` must come in under 0.3 s also beside a run that takes every core. Measured on an idle
+machine, the whole process: argparse 0.04 s, tyro 0.17 s; and a mistake is to be answered by one sentence, not a panel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import NoReturn
+
+from ..errors import ConfigError
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+DEFAULT_TREE = "2x2"
+_WHERE = "a run's folder, made by train or run (default: the newest under ./runs)"
+_TREE_HELP = "the spheres: N, AxB… like 2x2, or path:N,… like eu/a:2,us/b:1; 1 is one process without control"
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError with one sentence instead of printing the usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        sentence = re.sub(r"^argument (\S+): ", lambda found: f"{found[1].split('/')[0]}: ", message)
+        raise ConfigError(f"{sentence}; see `{self.prog} --help`")
+
+
+def build_parser(version: str) -> Parser:
+    """The whole command line. Values that a config field judges stay as they are typed, but for their type."""
+    parser = Parser(prog="lightwatch", description="Train one model on a tree of processes: the same bits on any tree.")
+    parser.add_argument("--version", action="version", version=f"lightwatch {version}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    _add_train(_command(commands, "train", "train the byte-level GPT on text"))
+    _add_where(_command(commands, "status", "show how a run stands"))
+    for order, help_text in (
+        ("pause", "pause a run after the step it is in"),
+        ("resume", "let a paused run go on"),
+        ("stop", "end a run after the step it is in, keeping the model"),
+    ):
+        _add_where(_command(commands, order, help_text))
+    _add_sample(_command(commands, "sample", "let a trained model write"))
+    _add_run(_command(commands, "run", "run your own script on a tree"))
+    return parser
+
+
+def parse(argv: list[str], version: str) -> argparse.Namespace:
+    """Read the command line. Raises ConfigError; SystemExit only for --help and --version."""
+    parser = build_parser(version)
+    found = parser.parse_args(argv)
+    if found.command is None:
+        parser.error("a command is missing: train, status, pause, resume, stop, sample or run")
+    return found
+
+
+def _command(commands: argparse._SubParsersAction[Parser], name: str, text: str) -> Parser:
+    return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
+    # SUPPRESS: a --debug before the command must not be undone by the default of the one behind it.
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+
+
+def _add_launch(parser: argparse.ArgumentParser, tree: str) -> None:
+    parser.add_argument("--tree", metavar="T", default=None, help=f"{_TREE_HELP} (default: {tree})")
+    parser.add_argument("--out", metavar="DIR", default=None, help="the run's folder, new or empty (default: runs/…)")
+    parser.add_argument("--listen", metavar="ADDRESS", default=None, help="where control listens, tcp://127.0.0.1:PORT")
+    parser.add_argument("--json", action="store_true", help="stdout is one line, the summary; all else goes to stderr")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--log-level", metavar="L", type=_log_level, default="warning", help=", ".join(LOG_LEVELS))
+    _add_debug(parser)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", metavar="N", type=_whole, default=None, help="end at version N")
+    parser.add_argument("--data", metavar="PATH", default=None, help="a text file, a folder or a glob")
+    parser.add_argument("--seed", metavar="S", type=_whole, default=None, help="decides v0, order and dropout")
+    parser.add_argument("--config", metavar="FILE", default=None, help="a TOML file; flags go over it")
+    parser.add_argument("--reduction", metavar="R", default=None, help="exact (default) or float")
+    _add_launch(parser, DEFAULT_TREE)
+
+
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dir", metavar="DIR", nargs="?", default=None, help=_WHERE)
+    parser.add_argument("--control", metavar="ADDRESS", default=None, help="control's address, tcp://HOST:PORT")
+    _add_debug(parser)
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dir", metavar="DIR", help="a run's folder")
+    parser.add_argument("--prompt", metavar="TEXT", default="def ", help="the text it goes on from (default: 'def ')")
+    parser.add_argument("--length", metavar="N", type=_whole, default=400, help="bytes to write (default: 400)")
+    parser.add_argument("--seed", metavar="S", type=_whole, default=0, help="another seed, another text")
+    _add_debug(parser)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_launch(parser, DEFAULT_TREE)
+    parser.add_argument("script", metavar="SCRIPT", help="a Python file that builds a Trainer and calls train()")
+    parser.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="handed to the script")
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,19}", text):  # int() would also take ' 1_0' and other scripts' digits
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {_short(text)}")
+    return int(text)
+
+
+def _log_level(text: str) -> str:
+    if text.lower() not in LOG_LEVELS:
+        raise argparse.ArgumentTypeError(f"expected {', '.join(LOG_LEVELS)}, got {_short(text)}")
+    return text.lower()
+
+
+def _short(text: str) -> str:
+    return ascii(text if len(text) <= 40 else text[:37] + "...")

@@ -1,0 +1,98 @@
+"""The last words of a run, for people: a sample, how good the model is, where the time went, what to type next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from .folder import RunFolder
+from .terminal import Terminal
+from .view import spoken_s
+
+SAMPLE_LINES_MOST = 12
+
+
+def tell_end(terminal: Terminal, folder: RunFolder, summary: dict[str, Any]) -> None:
+    """Say it all; with --quiet only how it ended."""
+    if not terminal.quiet:
+        _tell_sample(terminal, folder)
+        for line in (_quality(summary), _time(summary)):
+            if line:
+                terminal.say(line)
+    terminal.tell(_end(summary))
+    if not terminal.quiet:
+        _tell_next(terminal, folder, summary)
+
+
+def _tell_sample(terminal: Terminal, folder: RunFolder) -> None:
+    try:
+        text = folder.sample.read_bytes().decode(errors="replace")
+    except OSError:
+        return
+    terminal.say("\nthe model writes:")
+    for line in text.splitlines()[:SAMPLE_LINES_MOST]:
+        terminal.say("  | " + "".join(sign if sign.isprintable() else "�" for sign in line.expandtabs(4)))
+    terminal.say()
+
+
+def _quality(summary: dict[str, Any]) -> str:
+    """Loss and bits per byte, beside what zlib needs for the same bytes."""
+    parts = []
+    if summary["loss"] is not None:
+        parts.append(f"loss {summary['loss_first']:.4f} -> {summary['loss']:.4f}")
+    if summary["eval_loss"] is not None:
+        parts.append(f"held-out loss {summary['eval_loss']:.4f}")
+    if summary["bits_per_byte"] is not None:
+        parts.append(f"{summary['bits_per_byte']:.3f} bits per byte")
+        if summary["zlib_bits_per_byte"] is not None:
+            parts[-1] += f" (zlib -9 needs {summary['zlib_bits_per_byte']:.3f} for the held-out files)"
+    return ", ".join(parts)
+
+
+def _time(summary: dict[str, Any]) -> str:
+    """Where the seconds of all steps went, and the pace."""
+    seconds = dict(summary["seconds"])
+    total = seconds.pop("step", None)
+    line = f"time: {spoken_s(summary['wall_s'])} in all"
+    if total:
+        shares = sorted(seconds.items(), key=lambda item: -item[1])
+        spoken = [f"{name} {100 * spent / total:.0f}%" for name, spent in shares if spent >= 0.005 * total]
+        line += f", {spoken_s(total)} in steps" + (f" ({', '.join(spoken)})" if spoken else "")
+    if summary["step_ms_p50"] is not None:
+        line += f"; a step {summary['step_ms_p50']:.0f} ms (95%: {summary['step_ms_p95']:.0f} ms)"
+    if summary["tokens_per_s"] is not None:
+        line += f", {summary['tokens_per_s']:,.0f} tokens/s"
+    return line
+
+
+def _end(summary: dict[str, Any]) -> str:
+    digest = f", digest {summary['digest'][:16]}…" if summary["digest"] else ""
+    return f"{summary['status']} at version {summary['version'] or 0}{digest}: {_near(Path(summary['folder']))}"
+
+
+def _tell_next(terminal: Terminal, folder: RunFolder, summary: dict[str, Any]) -> None:
+    near = shlex.quote(_near(folder.path))
+    commands: list[tuple[str, str]] = []
+    if folder.model.is_file():
+        commands.append((f"lightwatch sample {near} --prompt 'class '", "let it write more"))
+    if summary["status"] == "completed" and summary["bits_per_byte"] is not None:
+        other = "1" if summary["tree"] != "1" else "2x2"
+        again = f"lightwatch train --config {shlex.quote(_near(folder.config))} --tree {other}"
+        commands.append((again, "the same digest on another tree"))
+    if summary["status"] == "failed":
+        commands.append((f"ls {shlex.quote(_near(folder.logs))}", "what each process said"))
+    if commands:
+        terminal.say("next:")
+    for command, purpose in commands:
+        terminal.say(f"  {command:<58}  # {purpose}")
+
+
+def _near(path: Path) -> str:
+    """The path as it is shortest from here."""
+    try:
+        relative = os.path.relpath(path)
+    except (OSError, ValueError):
+        return str(path)
+    return relative if len(relative) < len(str(path)) else str(path)

@@ -1,0 +1,123 @@
+"""A run from beginning to end: folder, processes, summary, last words, exit code. The same for `train` and `run`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import LightwatchError
+from .closing import tell_end
+from .folder import write_whole
+from .launch import Ended, Launch
+from .record import facts_from_ledger
+from .rows import read_rows
+from .settings import Settings
+from .signals import Signals
+from .summary import Facts, as_text, summarise
+from .terminal import Terminal
+from .verdict import exit_code
+from .view import View, choose_view
+
+
+def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: str, debug: bool) -> int:
+    """Make the folder, run, sum up; the exit code. Raises ConfigError or DiskError if nothing was begun.
+
+    config: the text of config.toml.
+    """
+    _log_to_stderr(log_level)
+    settings.folder.make(config)
+    began_s = time.monotonic()
+    most = settings.run.training.max_steps if not settings.script else -1
+    with contextlib.ExitStack() as stack:
+        view = choose_view(terminal, most, settings.run.training.log_interval)
+        stack.callback(view.close)
+        facts, signals = _alone(settings, view, terminal) if settings.alone else _on_tree(settings, view)
+    summary = summarise(settings, facts, read_rows(settings.folder.metrics), time.monotonic() - began_s)
+    code = exit_code(facts.status, usage=facts.usage, signals=signals)
+    try:
+        write_whole(settings.folder.summary, as_text(summary))
+    except OSError as error:
+        terminal.complain(f"summary.json can't be written: {error.strerror or error}")
+        code = code or 1
+    if facts.status == "failed":
+        terminal.complain(facts.reason)
+        if debug and facts.detail:
+            sys.stderr.write(facts.detail)
+    tell_end(terminal, settings.folder, summary)
+    terminal.emit(summary)
+    return code
+
+
+def _log_to_stderr(level: str) -> None:
+    """Our own log, from this level on, in lines that begin with our name."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(level.upper())
+    handler.setFormatter(logging.Formatter("lightwatch: %(levelname)s: %(message)s"))
+    logger = logging.getLogger("lightwatch")
+    logger.addHandler(handler)
+    logger.setLevel(min(logging.INFO, handler.level))
+
+
+def _on_tree(settings: Settings, view: View) -> tuple[Facts, tuple[int, ...]]:
+    with Signals() as signals:
+        try:
+            ended = Launch(settings, view, signals).run()
+        except LightwatchError as error:
+            if isinstance(error, ValueError):  # control refused the address: nothing has begun
+                settings.folder.unmake()
+                raise
+            ended = Ended(str(error))
+        return facts_from_ledger(settings, ended, tuple(signals.received)), tuple(signals.received)
+
+
+def _alone(settings: Settings, view: View, terminal: Terminal) -> tuple[Facts, tuple[int, ...]]:
+    from .alone import AloneRun
+
+    run = AloneRun(settings, view)
+    with run.signals as signals, _prints_aside(terminal):
+        facts = run.run()
+        return facts, tuple(signals.received)
+
+
+class _Aside(io.TextIOBase):
+    """Sends what is printed to the stream for people, where stdout is for the one JSON line."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._unfinished = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._unfinished = (self._unfinished + text).split("\n")
+        for line in lines:
+            self._terminal.tell(line)
+        return len(text)
+
+    def close(self) -> None:
+        if self._unfinished:
+            self._terminal.tell(self._unfinished)
+            self._unfinished = ""
+
+
+@contextlib.contextmanager
+def _prints_aside(terminal: Terminal) -> Iterator[None]:
+    """While it is open, nothing that runs in this process can write to a stdout that is for JSON alone."""
+    if not terminal.json_only:
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    aside: Any = _Aside(terminal)
+    try:
+        os.dup2(2, 1)
+        with contextlib.redirect_stdout(aside):
+            yield
+        aside.close()
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -1,0 +1,184 @@
+"""The folder of a run: where each file is, how it is made, and how a refusal leaves none.
+
+A folder is chosen (`RunFolder.choose`, which touches nothing), made, and after a refusal unmade: only what was made
+here, never a folder that was there before.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, LightwatchError
+
+RUNS = "runs"
+FREE_BYTES_LEAST = 64 << 10
+
+
+class DiskError(LightwatchError):
+    """The disk is full or broken: nobody's input is to blame, so exit code 1."""
+
+
+@dataclass
+class RunFolder:
+    """A run's folder and the names in it."""
+
+    path: Path
+    run_id: str
+    _made: list[Path] = field(default_factory=list)
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.db"
+
+    @property
+    def address(self) -> Path:
+        return self.path / "control.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def sample(self) -> Path:
+        return self.path / "sample.txt"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def log(self, name: str) -> Path:
+        """The log of a sphere (by its path), of `control` or of `host`."""
+        return self.logs / f"{name}.log"
+
+    @classmethod
+    def choose(cls, out: str | None) -> RunFolder:
+        """The folder that a new run will use; raises ConfigError if it can't be that one. Makes nothing."""
+        run_id = secrets.token_hex(4)
+        if out is None:
+            return cls(Path(RUNS, f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{run_id}").absolute(), run_id)
+        if out == "" or "\0" in out:
+            raise ConfigError(f"--out needs a folder's name, got {out!r}")
+        folder = Path(out).absolute()
+        try:
+            if folder.is_dir():
+                _refuse_unless_empty(folder)
+            elif os.path.lexists(folder):
+                raise ConfigError(f"--out {out}: this is not a folder; name a new one or an empty one")
+            _refuse_unless_writable(folder)
+        except OSError as error:
+            raise ConfigError(f"--out {out}: {error.strerror or error}; name another folder") from None
+        return cls(folder, run_id)
+
+    def make(self, config: str) -> None:
+        """Make the folder with its config.toml and logs/. Raises ConfigError or DiskError, and then leaves nothing."""
+        try:
+            for folder in [*reversed(self.path.parents), self.path, self.logs]:
+                if not folder.exists():
+                    folder.mkdir()
+                    self._made.append(folder)
+            self._made.append(self.config)
+            write_whole(self.config, config)
+        except OSError as error:
+            self.unmake()
+            kind = DiskError if is_disk_trouble(error) else ConfigError
+            raise kind(f"the run's folder {self.path} can't be made: {error.strerror or error}") from None
+
+    def unmake(self) -> None:
+        """Undo `make`, and what control and the host have put there: for a run that was refused before it began."""
+        if not self._made:
+            return
+        for path in [self.address, self.ledger, self.log("control"), self.log("host"), self.metrics]:
+            path.unlink(missing_ok=True)
+        for leftover in self.path.glob("ledger.db*"):
+            leftover.unlink(missing_ok=True)
+        for path in reversed(self._made):
+            try:
+                path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+            except OSError:
+                pass  # something of somebody else's lies there: it stays
+        self._made.clear()
+
+
+def newest_run() -> RunFolder:
+    """The newest run's folder under ./runs; raises ConfigError if there is none."""
+    found = [path for path in Path(RUNS).glob("*/") if (path / "config.toml").is_file()]
+    if not found:
+        raise ConfigError(f"there is no run under ./{RUNS}; name a run's folder or give --control tcp://HOST:PORT")
+    return existing_run(str(max(found, key=lambda path: (path / "config.toml").stat().st_mtime_ns)))
+
+
+def existing_run(name: str) -> RunFolder:
+    """The folder of a run that was started; raises ConfigError if this is none."""
+    folder = RunFolder(Path(name), "")
+    try:
+        if not folder.path.is_dir():
+            raise ConfigError(f"{name}: there is no such folder; name the folder of a run")
+        if not folder.config.is_file() and not folder.address.is_file():
+            raise ConfigError(f"{name}: this is not the folder of a run (it has no config.toml)")
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{name!r}: {error}") from None
+    return folder
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """An object from a JSON file; None if there is no such file or it holds something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file aside and rename it: whoever looks sees all of it or none. Raises OSError, and leaves nothing."""
+    aside = path.with_name(path.name + ".new")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def is_disk_trouble(error: OSError) -> bool:
+    """Whether the disk, and not the user's input, is to blame."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
+def _refuse_unless_empty(folder: Path) -> None:
+    inside = next(iter(os.scandir(folder)), None)
+    if inside is not None:
+        raise ConfigError(f"--out {folder}: the folder is not empty (it holds {inside.name}); name a new or empty one")
+
+
+def _refuse_unless_writable(folder: Path) -> None:
+    """Look at the nearest folder that exists: there the new one will be made."""
+    nearest = next(path for path in [folder, *folder.parents] if path.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"--out {folder}: {nearest} is not a folder; name another one")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {folder}: no permission to write in {nearest}; name another folder")

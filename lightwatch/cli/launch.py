@@ -1,0 +1,184 @@
+"""A run on a tree: start control and the host of the spheres, watch both, and leave nothing behind.
+
+The launcher decides nothing about training: control does, and its ledger says how the run ended. Here is only the life
+of processes: who has ended, what a signal means, when waiting any longer is of no use.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from ..errors import ConfigError, LightwatchError
+from .folder import read_json
+from .processes import Child, last_line, spoken_end, start_child
+from .rows import Tail
+from .settings import Settings
+from .signals import Signals
+from .verdict import Do, Seen, decide
+from .view import View
+
+TICK_S = 0.1
+CONTROL_BINDS_S = 15.0
+"""0.5 s is usual; the rest is for a machine under load."""
+REFUSED = 2
+
+log = logging.getLogger("lightwatch.launch")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended as the launcher saw it. reason: its own sentence, for where the ledger has none."""
+
+    reason: str = ""
+    at_once: bool = False
+    before_it_began: bool = False
+
+
+class Launch:
+    """One run's processes. `run` blocks until all of them are gone, whatever happens."""
+
+    def __init__(self, settings: Settings, view: View, signals: Signals) -> None:
+        self._settings = settings
+        self._folder = settings.folder
+        self._view = view
+        self._signals = signals
+        self._tail = Tail(settings.folder.metrics)
+        self._stop_ordered = False
+        self._trouble_at_s: float | None = None
+        self._trouble = ""
+        self._unfinished = b""
+        self._host_talks = True
+
+    def run(self) -> Ended:
+        """Start, watch, end. Raises ConfigError if control refuses the address, LightwatchError if it can't start."""
+        with ExitStack() as stack:
+            stack.callback(self._tail.close)
+            control = self._start_control()
+            stack.callback(control.end)
+            address = self._wait_until_bound(control)
+            if address is None:
+                return Ended("a signal ended the run before it began", before_it_began=True)
+            self._view.opened(address)
+            host = self._start_host(address)
+            stack.callback(host.end)
+            ended = self._watch(control, host)
+            self._view.rows(self._tail.read())
+            return ended
+
+    def _start_control(self) -> Child:
+        of = self._settings.run.control
+        arguments = ["--dir", str(self._folder.path), "--run-id", self._folder.run_id, "--listen", of.listen]
+        arguments += ["--tree", of.tree, "--silence-s", repr(of.silence_s), "--lifeline"]
+        return start_child("control", arguments, self._folder.log("control"), threads=1)
+
+    def _wait_until_bound(self, control: Child) -> str | None:
+        """Control's address; None if a signal came first."""
+        deadline = time.monotonic() + CONTROL_BINDS_S
+        while not self._signals.received:
+            card = read_json(self._folder.address)
+            if card is not None and card.get("pid") == control.pid:
+                log.info("control: pid %d at %s", control.pid, card["address"])
+                return str(card["address"])
+            code = control.code()
+            if code is not None:
+                raise self._not_started(control, code)
+            if time.monotonic() > deadline:
+                raise LightwatchError(f"control (pid {control.pid}) did not listen within {CONTROL_BINDS_S:g} s")
+            self._signals.wait(0.02)
+        return None
+
+    def _not_started(self, control: Child, code: int) -> LightwatchError:
+        said = last_line(control.log).removeprefix("control: ")
+        if code == REFUSED:
+            return ConfigError(said or "control refused to start")
+        return LightwatchError(f"control {spoken_end(code)} before it listened: {said or 'it said nothing'}")
+
+    def _start_host(self, address: str) -> Child:
+        arguments = ["--dir", str(self._folder.path), "--control", address]
+        for path in self._settings.paths:
+            arguments += ["--path", path]
+        if self._settings.script:
+            script, *its_own = self._settings.script
+            arguments += ["--script", script, "--", *its_own]
+        threads = self._settings.run.training.threads
+        host = start_child("spheres", arguments, self._folder.log("host"), threads, reports=True)
+        log.info("host: pid %d for %d spheres", host.pid, len(self._settings.paths))
+        return host
+
+    def _watch(self, control: Child, host: Child) -> Ended:
+        """Look, decide, act, until both have ended or must."""
+        descriptor = host.stdout.fileno()
+        while True:
+            self._signals.wait(TICK_S, *([descriptor] if self._host_talks else []))
+            self._read_host(host)
+            self._view.rows(self._tail.read())
+            do, reason = decide(self._look(control, host), time.monotonic())
+            if do is Do.ORDER_STOP:
+                self._view.note(f"{reason}: the run stops after this step; a second one ends it at once")
+                control.ask_to_stop()
+                self._stop_ordered = True
+            elif do is Do.FINISH:
+                self._read_host(host)
+                return Ended(self._trouble)
+            elif do is Do.KILL:
+                log.info("ending all processes: %s", reason)
+                at_once = len(self._signals.received) > 1
+                return Ended(reason if at_once else f"{self._trouble or reason}; {reason}", at_once=at_once)
+
+    def _look(self, control: Child, host: Child) -> Seen:
+        """What is so now; the first thing amiss is kept as a sentence."""
+        control_code, host_code = control.code(), host.code()
+        if (control_code, host_code) != (None, None) and self._trouble_at_s is None:
+            self._trouble_at_s = time.monotonic()
+        if control_code is not None:
+            self._trouble_of(control, control_code)
+        elif host_code is not None:
+            self._trouble_of(host, host_code)
+        return Seen(
+            signals=tuple(self._signals.received),
+            stop_ordered=self._stop_ordered,
+            control_code=control_code,
+            host_code=host_code,
+            trouble_at_s=self._trouble_at_s,
+            silence_s=self._settings.run.control.silence_s,
+        )
+
+    def _trouble_of(self, child: Child, code: int) -> None:
+        if code and not self._trouble:
+            said = last_line(child.log)
+            self._trouble = f"{child.name} (pid {child.pid}) {spoken_end(code)}{': ' if said else ''}{said}"
+
+    def _read_host(self, host: Child) -> None:
+        """Take in what the host has reported so far."""
+        while self._host_talks:
+            piece = host.stdout.read(1 << 16)
+            if piece is None:
+                return
+            self._host_talks = bool(piece)
+            *lines, self._unfinished = (self._unfinished + piece).split(b"\n")
+            for line in lines:
+                self._heed(line)
+
+    def _heed(self, line: bytes) -> None:
+        try:
+            item = json.loads(line)
+        except ValueError:
+            log.warning("the host of the spheres said: %r", line[:200])
+            return
+        if "printed" in item:
+            self._view.printed(item["text"])
+        elif "started" in item:
+            log.info("sphere %s: pid %d", item["started"], item["pid"])
+        elif "exited" in item:
+            code = item["code"] if item["signal"] is None else -item["signal"]
+            log.info("sphere %s (pid %d) %s", item["exited"], item["pid"], spoken_end(code))
+            if code and self._trouble_at_s is None:
+                self._trouble_at_s = time.monotonic()
+                said = last_line(self._folder.log(item["exited"]))
+                self._trouble = f"sphere {item['exited']} (pid {item['pid']}) {spoken_end(code)}" + (
+                    f": {said}" if said and code > 0 else ""
+                )

@@ -1,0 +1,41 @@
+"""`lightwatch pause`, `resume` and `stop`: one order, in force at the same version on every sphere."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..errors import ConfigError
+from .terminal import Terminal
+from .where import HasEnded, Where, find
+
+IN_FORCE_S = 60.0
+"""An order takes effect at the end of a step; a step may be long."""
+
+
+def order(arguments: argparse.Namespace) -> int:
+    """Give the order and wait until it is in force. Raises ConfigError, HasEnded, or what the client raises."""
+    where = find(arguments)
+    address = refuse_unreachable(where)
+    from control.client import ControlClient
+
+    what = str(arguments.command)
+    with ControlClient(address) as client:
+        give = {"pause": client.pause, "resume": client.resume, "stop": client.stop}[what]
+        version = give(timeout_s=IN_FORCE_S)
+    done = {"pause": "paused", "resume": "goes on", "stop": "stopped"}[what]
+    Terminal().tell(f"{done} at version {version}")
+    return 0
+
+
+def refuse_unreachable(where: Where) -> str:
+    """Control's address. Raises HasEnded for a run that is over, ConfigError for one that never had a control."""
+    summary = where.summary
+    if where.address is None:
+        assert where.folder is not None
+        raise ConfigError(
+            f"{where.folder.path}: this run is one process without control, so it takes no orders; "
+            f"Ctrl-C or SIGTERM stops it"
+        )
+    if summary is not None:
+        raise HasEnded(f"the run has ended: {summary.get('status')} at version {summary.get('version')}")
+    return where.address

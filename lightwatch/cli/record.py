@@ -1,0 +1,70 @@
+"""How a run on a tree ended: what its ledger says, and where that is silent, what the launcher saw."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from .launch import Ended
+from .settings import Settings
+from .summary import Facts
+
+if TYPE_CHECKING:
+    from control.record import RunRecord
+
+OVER = ("completed", "stopped", "failed")
+
+
+def facts_from_ledger(settings: Settings, ended: Ended, signals: tuple[int, ...]) -> Facts:
+    """Read the ledger after all processes are gone. Never raises: a ledger that can't be read is a failed run."""
+    from control.errors import LedgerError
+    from control.record import read_record
+
+    if ended.before_it_began:
+        return Facts("stopped", f"{signal.Signals(signals[0]).name} ended the run before it began")
+    try:
+        record = read_record(settings.folder.ledger)
+    except LedgerError as error:
+        reason = ended.reason or str(error)
+        return Facts("failed", reason, failures=(reason,))
+    return judged(record, ended)
+
+
+def judged(record: RunRecord, ended: Ended) -> Facts:
+    """The ledger's word on the end, if it has one; a run without is failed, and the launcher says why."""
+    closing = record.closing
+    facts = Facts(
+        status=record.status,
+        reason=record.reason if record.status == "failed" else "",
+        usage=record.usage,
+        version=closing.version if closing else max(record.version, 0),
+        digest=closing.digest if closing else record.digest,
+        eval_loss=closing.eval_loss if closing else None,
+        bytes_per_level=_bytes_per_level(record),
+        generations=len(record.generations),
+        fingerprint=record.fingerprint,
+        detail="\n".join(failure.detail for failure in record.failures if failure.detail),
+    )
+    if record.status not in OVER:
+        return replace(facts, status="failed", reason=ended.reason, failures=_failures(record, ended.reason))
+    if record.status == "failed":
+        return replace(facts, failures=_failures(record, record.reason))
+    return facts
+
+
+def _bytes_per_level(record: RunRecord) -> tuple[int, ...]:
+    """What all spheres together handed to the collectives, from the root level down."""
+    columns = zip_longest(*(closing.bytes_per_level for closing in record.closings.values()), fillvalue=0)
+    return tuple(sum(column) for column in columns)
+
+
+def _failures(record: RunRecord, reason: str) -> tuple[str, ...]:
+    """A sentence each, the one that ended the run first. That a connection closed is no news once the run is over."""
+    others = [
+        f"sphere {failure.path}: {failure.text}"
+        for failure in record.failures
+        if failure.kind != "lost" and failure.text not in reason
+    ]
+    return tuple(dict.fromkeys([reason, *others]))

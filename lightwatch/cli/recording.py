@@ -1,0 +1,63 @@
+"""The Sync of a run of one process: it trains alone, and leaves what control would have left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import IO
+
+from torch import nn
+
+from control.ledger import Ledger
+from control.metrics import metrics_line
+from control.protocol import NO_GENERATION
+from control.protocol import Row as LedgerRow
+
+from ..metrics import Closing, StepReport
+from ..sync import Alone
+from .rows import Row, parse_row
+
+
+class Recording(Alone):
+    """Writes each version to ledger and metrics, and keeps the model of the last one.
+
+    keep: called with the model once the last version is closed. tell: called with each version's row.
+    stop_wanted: asked at each version, for beginning to train takes an earlier stop order back.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        metrics: IO[bytes],
+        *,
+        tell: Callable[[Row], None],
+        keep: Callable[[nn.Module], None],
+        stop_wanted: Callable[[], bool],
+    ) -> None:
+        super().__init__(self._record)
+        self._ledger = ledger
+        self._metrics = metrics
+        self._tell = tell
+        self._keep = keep
+        self._stop_wanted = stop_wanted
+        self.fingerprint: dict[str, str] = {}
+
+    def admit(self, fingerprint: dict[str, str], micro_batches: int, max_steps: int) -> None:
+        self.fingerprint = fingerprint
+        for key, value in (("fingerprint", fingerprint), ("micro_batches", micro_batches), ("max_steps", max_steps)):
+            self._ledger.set(key, value)
+
+    def closed(self, closing: Closing, model: nn.Module) -> None:
+        self._keep(model)
+        super().closed(closing, model)
+
+    def _record(self, report: StepReport) -> None:
+        if self._stop_wanted():
+            self.order(stopped=True)
+        row = LedgerRow(generation=NO_GENERATION, **asdict(report))
+        line = metrics_line(row)
+        self._ledger.record_row(row)
+        self._metrics.write(line)
+        told = parse_row(line)
+        if told is not None:
+            self._tell(told)

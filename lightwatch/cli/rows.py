@@ -1,0 +1,54 @@
+"""metrics.jsonl: one line a version, read while it grows and after the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import IO, Any
+
+Row = dict[str, Any]
+
+
+class Tail:
+    """Reads what was added to metrics.jsonl since the last look; a half written line waits for its rest."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+        self._rest = b""
+
+    def read(self) -> list[Row]:
+        """The new rows, in order; none if there is no file yet."""
+        if self._file is None:
+            try:
+                self._file = self._path.open("rb")
+            except FileNotFoundError:
+                return []
+        *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
+        return [row for row in map(parse_row, lines) if row is not None]
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a run, the newest of each version, in the order of versions."""
+    tail = Tail(path)
+    try:
+        rows = {row["version"]: row for row in tail.read() if isinstance(row.get("version"), int)}
+    except OSError:
+        rows = {}
+    finally:
+        tail.close()
+    return [rows[version] for version in sorted(rows)]
+
+
+def parse_row(line: bytes) -> Row | None:
+    """One line as a row; None if it is none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

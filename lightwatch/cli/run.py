@@ -1,0 +1,44 @@
+"""`lightwatch run SCRIPT`: a user's own Trainer, alone or on every sphere of a tree."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..config import RunConfig, merge
+from .arguments import DEFAULT_TREE
+from .conduct import conduct
+from .folder import RunFolder
+from .script import check_script
+from .settings import ALONE, Settings, control_flags, judged_paths, refuse_busy_port, refuse_clashing_logs
+from .terminal import Terminal
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Judge the script and the flags, then run; the exit code."""
+    terminal = Terminal(json_only=arguments.json, quiet=arguments.quiet)
+    settings = settle_run(arguments)
+    what = "one process" if settings.alone else f"{len(settings.paths)} spheres, tree {settings.tree}"
+    terminal.say(f"run {settings.folder.run_id}: {settings.script[0]} on {what}")
+    return conduct(settings, config_text(settings), terminal, log_level=arguments.log_level, debug=arguments.debug)
+
+
+def settle_run(arguments: argparse.Namespace) -> Settings:
+    """Everything that can be judged before the script runs: its own config and data are its own."""
+    script = check_script(arguments.script)
+    config = merge(RunConfig(), control={"tree": DEFAULT_TREE, **control_flags(arguments)})
+    folder = RunFolder.choose(arguments.out)
+    paths = judged_paths(config.control, folder)
+    alone = config.control.tree == ALONE
+    refuse_clashing_logs(paths)
+    if not alone:
+        refuse_busy_port(config.control.listen)
+    return Settings(config, paths, alone, folder, script=(script, *arguments.args))
+
+
+def config_text(settings: Settings) -> str:
+    """What the launcher knows: the script's own TrainingConfig is in summary.json's fingerprint."""
+    control = settings.run.control
+    return (
+        f"# {settings.script[0]!a} has its own settings: see `fingerprint` in summary.json\n[control]\n"
+        f'tree = "{control.tree}"\nlisten = "{control.listen}"\nsilence_s = {control.silence_s!r}\n'
+    )

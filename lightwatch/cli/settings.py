@@ -1,0 +1,154 @@
+"""From the command line to a run that can be started: everything is checked before anything is made.
+
+Defaults < preset < file < flags; environment variables never. The order of the checks is that of their cost: flags and
+file, folder, tree, port, disk, and the data last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import shutil
+import socket
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import PRESET, ControlConfig, GPTConfig, RunConfig, load, merge
+from ..corpus import Corpus
+from ..errors import ConfigError
+from .folder import DiskError, RunFolder
+
+ALONE = "1"
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """What the launcher keeps of the data: the text itself would cost its size for the whole run."""
+
+    told: str
+    fingerprint: str
+    zlib_bits_per_byte: float | None
+    """What `zlib -9` needs for the held-out bytes; None if none are held out."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run that may be started: all input was judged."""
+
+    run: RunConfig
+    paths: tuple[str, ...]
+    """Of the spheres, in tree order; a single "0" if alone."""
+    alone: bool
+    folder: RunFolder
+    text: TextFacts | None = None
+    script: tuple[str, ...] = ()
+    """The user's script and its arguments; empty for `train`."""
+
+    @property
+    def tree(self) -> str:
+        return self.run.control.tree
+
+
+def settle_train(arguments: argparse.Namespace) -> Settings:
+    """Judge everything that `lightwatch train` was given. Makes nothing. Raises ConfigError, DataError, DiskError."""
+    run = resolve(arguments)
+    folder = RunFolder.choose(arguments.out)
+    paths = judged_paths(run.control, folder)
+    alone = run.control.tree == ALONE
+    refuse_clashing_logs(paths)
+    if not alone:
+        refuse_busy_port(run.control.listen)
+    refuse_full_disk(folder.path, run.model)
+    return Settings(run, paths, alone, folder, read_text(run))
+
+
+def resolve(arguments: argparse.Namespace) -> RunConfig:
+    """The complete set: preset, then the file, then the flags."""
+    run = PRESET if arguments.config is None else load(Path(arguments.config), PRESET)
+    if arguments.steps is not None and arguments.steps < 1:
+        raise ConfigError(f"--steps must be at least 1, got {arguments.steps}")
+    training = {"max_steps": arguments.steps, "seed": arguments.seed, "reduction": arguments.reduction}
+    run = merge(
+        run,
+        training={name: value for name, value in training.items() if value is not None},
+        data={} if arguments.data is None else {"path": _given_path(arguments.data)},
+        control=control_flags(arguments),
+    )
+    if run.training.max_steps < 0:
+        raise ConfigError("max_steps is -1, without end: give --steps N or a max_steps of at least 1")
+    # Absolute, so that the run's config.toml means the same from any folder.
+    return merge(run, data={"path": os.path.abspath(run.data.path)}) if run.data.path else run
+
+
+def control_flags(arguments: argparse.Namespace) -> dict[str, object]:
+    """The flags that `train` and `run` share."""
+    flags = {"tree": arguments.tree, "listen": arguments.listen}
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def judged_paths(control: ControlConfig, folder: RunFolder) -> tuple[str, ...]:
+    """The spheres' paths, in tree order. Raises ConfigError for what control would refuse: its own code judges it."""
+    from control.config import Settings as ControlSettings
+    from control.errors import ControlError
+
+    try:
+        of_control = ControlSettings(folder.path, folder.run_id, control.tree, control.listen, control.silence_s)
+        return of_control.paths
+    except ControlError as error:
+        raise ConfigError(str(error)) from None
+
+
+def refuse_clashing_logs(paths: tuple[str, ...]) -> None:
+    """A sphere's log is logs/<path>.log, so no inner node may be called like another's log, as in `a:1,a/0.log:1`."""
+    files = {f"{path}.log" for path in paths} | {"control.log", "host.log"}
+    for path in paths:
+        names = path.split("/")
+        for depth in range(1, len(names)):
+            if "/".join(names[:depth]) in files:
+                raise ConfigError(f"tree: {'/'.join(names[:depth])!r} is also the name of a log; choose another name")
+
+
+def refuse_busy_port(listen: str) -> None:
+    """Refuse what control could not bind. Another program may still take the port before control does."""
+    host, _, port = listen.removeprefix("tcp://").rpartition(":")
+    if port == "*":
+        return
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            reason = "the port is in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+            raise ConfigError(f"--listen {listen}: {reason}; choose another, or leave it out for a free one") from None
+
+
+def refuse_full_disk(folder: Path, model: GPTConfig) -> None:
+    """The model must fit beside its aside copy; asked now, not after the training."""
+    nearest = next(path for path in [folder, *folder.parents] if path.exists())
+    need = 2 * 4 * parameters(model) + (1 << 20)
+    free = shutil.disk_usage(nearest).free
+    if free < need:
+        raise DiskError(f"the disk under {nearest} is too full: {free:,} bytes are free, the run needs {need:,}")
+
+
+def parameters(model: GPTConfig) -> int:
+    """How many weights the GPT has, near enough for a disk."""
+    blocks = 12 * model.layers * model.width**2
+    return blocks + (2 - model.tied) * model.vocabulary * model.width + model.context * model.width
+
+
+def read_text(run: RunConfig) -> TextFacts:
+    """Read the data as every sphere will; raises DataError. What zlib makes of the held-out part costs 0.1 s a MB."""
+    corpus = Corpus.read(run.data.path, run.data.sequence_length)
+    where = run.data.path or "the standard library's source"
+    bits = 8 * len(zlib.compress(corpus.held_out, 9)) / len(corpus.held_out) if corpus.held_out else None
+    return TextFacts(f"{where}: {corpus}", corpus.fingerprint, bits)
+
+
+def _given_path(text: str) -> str:
+    if text == "":
+        raise ConfigError("--data needs a path; leave it out for the standard library's source")
+    return text

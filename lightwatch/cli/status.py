@@ -1,0 +1,79 @@
+"""`lightwatch status`: how a run stands, from its control while it runs and from its folder afterwards."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from .rows import read_rows
+from .terminal import Terminal
+from .view import spoken_s
+from .where import Where, find
+
+if TYPE_CHECKING:
+    from control.protocol import SphereStatus, Status
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Ask and show. Raises ConfigError, or NoAnswer within 5 s if nobody is there."""
+    terminal = Terminal()
+    where = find(arguments)
+    summary = where.summary
+    if summary is not None:
+        terminal.tell(spoken_summary(summary))
+    elif where.address is None:
+        terminal.tell(spoken_alone(where))
+    else:
+        from control.client import ControlClient
+
+        with ControlClient(where.address) as client:
+            terminal.tell(spoken_status(client.status()))
+    return 0
+
+
+def spoken_summary(summary: dict[str, Any]) -> str:
+    """A run that has ended."""
+    lines = [f"run {summary.get('run_id')}: {summary.get('status')} at version {summary.get('version')}"]
+    if summary.get("reason"):
+        lines.append(str(summary["reason"]))
+    for name in ("loss", "eval_loss", "bits_per_byte"):
+        if summary.get(name) is not None:
+            lines.append(f"{name.replace('_', ' ')} {summary[name]:.4f}")
+    if summary.get("digest"):
+        lines.append(f"digest {summary['digest']}")
+    return "\n".join(lines)
+
+
+def spoken_alone(where: Where) -> str:
+    """A run of one process that has no summary: it trains, or it was killed."""
+    assert where.folder is not None
+    rows = read_rows(where.folder.metrics)
+    last = f"version {rows[-1]['version']}" if rows else "no version yet"
+    loss = f", loss {rows[-1]['loss']:.4f}" if rows and rows[-1].get("loss") is not None else ""
+    return f"{where.folder.path}: one process without control; {last}{loss}; it has not ended in order so far"
+
+
+def spoken_status(found: Status) -> str:
+    """A run on a tree: a line for all, a line a sphere."""
+    total = f"/{found.max_steps}" if found.max_steps > 0 else ""
+    line = [f"run {found.run_id}: {found.state}, version {found.version}{total}"]
+    if found.loss is not None:
+        line.append(f"loss {found.loss:.4f}")
+    if found.tokens_per_s is not None:
+        line.append(f"{found.tokens_per_s:,.0f} tokens/s")
+    if found.eta_s is not None and found.state == "running":
+        line.append(f"{spoken_s(found.eta_s)} left")
+    lines = [", ".join(line), f"tree {found.tree}, generation {found.generation[0]}.{found.generation[1]}"]
+    if found.reason:
+        lines.append(found.reason)
+    return "\n".join([*lines, *(f"  {spoken_sphere(sphere)}" for sphere in found.spheres)])
+
+
+def spoken_sphere(sphere: SphereStatus) -> str:
+    """One sphere: where it stands and what it costs."""
+    work = f"{sphere.units_done}/{sphere.units_dealt}" if sphere.units_dealt else "-"
+    silent = f"  silent for {sphere.silent_s:.1f} s" if sphere.silent_s > 2 else ""
+    return (
+        f"{sphere.path:<12} {sphere.phase:<10} v{sphere.version:<6} micro-batches {work:<6} "
+        f"{sphere.rss_bytes / 2**20:5.0f} MiB  pid {sphere.pid} on {sphere.host}{silent}"
+    )

@@ -1,0 +1,34 @@
+"""`lightwatch train`: the main job, a byte-level GPT on text."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..config import dumps
+from .conduct import conduct
+from .settings import Settings, settle_train
+from .terminal import Terminal
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Judge all input, then run; the exit code."""
+    terminal = Terminal(json_only=arguments.json, quiet=arguments.quiet)
+    settings = settle_train(arguments)
+    _announce(settings, terminal)
+    return conduct(settings, dumps(settings.run), terminal, log_level=arguments.log_level, debug=arguments.debug)
+
+
+def _announce(settings: Settings, terminal: Terminal) -> None:
+    training, spheres = settings.run.training, len(settings.paths)
+    if settings.text is not None:
+        terminal.say(f"data: {settings.text.told}")
+    what = "one process, without control" if settings.alone else f"{spheres} spheres, tree {settings.tree}"
+    terminal.say(
+        f"run {settings.folder.run_id}: {what}; {training.max_steps} steps of {training.micro_batches} "
+        f"micro-batches, seed {training.seed}, reduction {training.reduction}"
+    )
+    if spheres > training.micro_batches:
+        idle = spheres - training.micro_batches
+        terminal.say(
+            f"{spheres} spheres share {training.micro_batches} micro-batches: {idle} of them idle in each step"
+        )

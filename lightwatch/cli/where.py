@@ -1,0 +1,45 @@
+"""Which run is meant: a folder, an address, or neither and so the newest run here."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError, LightwatchError
+from .folder import RunFolder, existing_run, newest_run, read_json
+
+
+class HasEnded(LightwatchError):
+    """The run is over: there is nothing left that could be ordered."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """A run to talk to. folder: None if only an address was given; address: None if the run has no control."""
+
+    folder: RunFolder | None
+    address: str | None
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What the run came to, if it has ended."""
+        return read_json(self.folder.summary) if self.folder else None
+
+
+def find(arguments: argparse.Namespace) -> Where:
+    """The run that the command line means. Raises ConfigError."""
+    if arguments.control is not None:
+        if arguments.dir is not None:
+            raise ConfigError("give a folder or --control, not both")
+        from control.config import check_connect
+        from control.errors import ControlError
+
+        try:
+            check_connect(arguments.control)
+        except ControlError as error:
+            raise ConfigError(str(error)) from None
+        return Where(None, arguments.control)
+    folder = newest_run() if arguments.dir is None else existing_run(arguments.dir)
+    card = read_json(folder.address)
+    return Where(folder, str(card["address"]) if card and "address" in card else None)
