@@ -16,6 +16,7 @@ process that made it: make it after a fork, not before.
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -69,6 +70,8 @@ class Link:
     """
 
     def __init__(self, address: str, hello: Hello, silence_s: float) -> None:
+        if not re.fullmatch(r"tcp://[^:/\s]+:[0-9]{1,5}", address) or int(address.rsplit(":", 1)[1]) > 65535:
+            raise ControlSilent(f"{address!r} is no address of a control process; one looks like tcp://127.0.0.1:5555")
         self.address = address
         self._hello = hello
         self._beat_s = min(max(silence_s / 10, BEAT_S[0]), BEAT_S[1])
@@ -256,16 +259,7 @@ class Link:
         dealer.setsockopt(zmq.RECONNECT_IVL, 50)
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
         monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        try:
-            dealer.connect(address)
-        except zmq.ZMQError as error:
-            dealer.disable_monitor()
-            monitor.close(0)
-            dealer.close(0)
-            self._context.term()
-            self._woken.close()
-            self._wake.close()
-            raise ControlSilent(f"{address!r} is no address of a control process: {error}") from None
+        dealer.connect(address)
         return dealer, monitor
 
     def _ring(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import TypeVar
 
 import msgspec
 import zmq
@@ -13,6 +14,7 @@ from zmq.utils.monitor import recv_monitor_message
 from control.protocol import Hello, ToControl, ToSphere, Welcome
 from control.wire import decode_at_control, encode
 
+M = TypeVar("M")
 Answers = Callable[[ToControl], Iterable[ToSphere]]
 
 
@@ -50,7 +52,9 @@ class FakeControl:
     def __enter__(self) -> FakeControl:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def say(self, *messages: msgspec.Struct) -> None:
@@ -67,7 +71,7 @@ class FakeControl:
         with self._changed:
             assert self._changed.wait_for(holds, timeout_s), f"not in {timeout_s} s; received {self.received[-5:]}"
 
-    def of(self, kind: type[ToControl]) -> list[ToControl]:
+    def of(self, kind: type[M]) -> list[M]:
         """What was received of one class."""
         with self._changed:
             return [message for message in self.received if isinstance(message, kind)]
