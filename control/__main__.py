@@ -12,30 +12,30 @@ import logging
 import os
 import socket
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from .config import Settings
 from .door import Door
-from .errors import BindError, ControlError
+from .errors import ControlError
 from .ledger import Ledger
 from .server import Server
 
 
 def main(arguments: list[str]) -> int:
     """Run until the run is over; returns the exit code."""
-    try:
-        settings = _settings(arguments)
-        with Ledger.open(settings.folder / "ledger.db", settings.run_id) as ledger:
-            door = Door(settings.listen, settings.silence_s)
-            try:
-                ledger.set("tree", settings.tree)
-                _announce(settings, ledger, door)
-                return Server(settings, ledger, door).run()
-            finally:
-                door.close()
-    except (ControlError, BindError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    with ExitStack() as stack:
+        try:
+            settings = _settings(arguments)
+            ledger = stack.enter_context(Ledger.open(settings.folder / "ledger.db", settings.run_id))
+            ledger.set("tree", settings.tree)
+            door = stack.enter_context(closing(Door(settings.listen, settings.silence_s)))
+            server = Server(settings, ledger, door)
+            _announce(settings, ledger, door)
+        except (ControlError, OSError) as error:
+            print(f"control: {error}", file=sys.stderr)
+            return 2
+        return server.run()
 
 
 def _settings(arguments: list[str]) -> Settings:

@@ -28,6 +28,8 @@ from .state import State
 
 ORDERS = ("pause", "resume", "stop", "set_learning_rate")
 
+VERSIONS_MAX = 1 << 53
+
 FromMember = Proof | Beat | Row | Ready | Closed | Failed
 
 
@@ -81,7 +83,7 @@ def admit(state: State, sphere: int, message: FromMember, now_s: float) -> Spher
             if fresh and _is_member(state, sphere):
                 return SphereReady(sphere=sphere, ready=message, at_s=now_s)
         case Row():
-            if _speaks_for_running(state, sphere, message.generation) and message.version >= 0:
+            if _speaks_for_running(state, sphere, message.generation) and 0 < message.version < VERSIONS_MAX:
                 return SphereReported(sphere=sphere, row=message, at_s=now_s)
         case Closed():
             if _speaks_for_running(state, sphere, message.generation):

@@ -44,7 +44,8 @@ def apply(state: State, event: Event) -> State:
             return replace(_seated(state, seat), next_sphere=event.sphere + 1)
         case SphereReturned():
             seat = state.seats[event.sphere]
-            return _seated(state, replace(seat, connected=True, heard_s=event.at_s, told=Told()))
+            told = Told(tick=seat.told.tick)  # Ticks are counted on: a sphere drops a number it has heard.
+            return _seated(state, replace(seat, connected=True, heard_s=event.at_s, told=told))
         case SphereLost():
             seat = state.seats[event.sphere]
             return _seated(state, replace(seat, connected=False, lost_s=event.at_s)) if seat.connected else state

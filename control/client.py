@@ -20,6 +20,7 @@ import zmq
 
 from .config import check_connect
 from .errors import AddressError, NoAnswer, OrderRefused
+from .process import ControlProcess as ControlProcess
 from .protocol import Answer, Ask, Event, Status
 from .wire import decode_at_client, encode
 

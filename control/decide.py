@@ -17,6 +17,9 @@ from .versions import Conflict
 BLAME_S = 0.4
 """A closed connection may stand again, and one who died at the same moment may have died first: wait so long."""
 
+ALL_LOST_S = 2.0
+"""All at once looks like control itself having been stopped or cut off: they may all come back."""
+
 LEAVE_S = 5.0
 """From End to exit: what has not left by then is somebody else's to kill."""
 
@@ -60,7 +63,7 @@ def _fail(reason: str, now_s: float, usage: bool = False) -> RunEnded:
 
 def _refused(state: State, now_s: float) -> Event | None:
     texts = [seat.refused for seat in state.seats.values() if seat.refused]
-    return _fail(texts[0], now_s, usage=True) if texts else None
+    return _fail(texts[0], now_s) if texts else None
 
 
 def _failed(state: State, now_s: float) -> Event | None:
@@ -88,10 +91,13 @@ def _lost(state: State, now_s: float) -> Event | None:
     if not lost:
         return None
     first = min(lost, key=lambda seat: seat.lost_s)
-    if now_s - first.lost_s < BLAME_S:
+    all_at_once = len(lost) == len(state.seats) > 1
+    if now_s - first.lost_s < (ALL_LOST_S if all_at_once else BLAME_S):
         return None
-    others = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
-    return _fail(f"{first.name} was lost {first.doing}{others}: its connection closed", now_s)
+    quiet_s = first.lost_s - first.heard_s
+    why = "its connection closed" if quiet_s < state.silence_s / 2 else f"nothing was heard from it for {quiet_s:.1f} s"
+    others = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+    return _fail(f"{first.name} was lost {first.doing}{others}: {why}", now_s)
 
 
 def _silent(state: State, now_s: float) -> Event | None:
@@ -148,7 +154,7 @@ def _roll_called(state: State, now_s: float) -> Event | None:
     if readys is None:
         return _roll_call_overdue(state, now_s)
     begun = found(state, readys) if state.begun is None else carry_on(state, readys)
-    return begun if isinstance(begun, GenerationBegun) else _fail(begun, now_s, usage=state.begun is None)
+    return begun if isinstance(begun, GenerationBegun) else _fail(begun, now_s)
 
 
 def _roll_call_overdue(state: State, now_s: float) -> Event | None:

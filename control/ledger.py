@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import math
 import os
 import sqlite3
@@ -63,6 +64,7 @@ class Ledger:
         self._connection = connection
         self._lock = lock
         self._inside = False
+        self._waits = False
 
     @classmethod
     def open(cls, path: Path, run_id: str) -> Ledger:
@@ -152,11 +154,13 @@ class Ledger:
                 raise
 
     def close(self) -> None:
-        """Commit, fold the log into the one file, unlock. A second call does nothing."""
+        """Commit, fold the log into the one file, unlock. A second call does nothing; a full disk is logged."""
         if self._lock < 0:
             return
         try:
             self.commit()
+        except LedgerError as error:
+            logging.getLogger("control").error("%s", error)
         finally:
             self._connection.close()
             os.close(self._lock)  # After SQLite's: closing any descriptor of the file drops the process' own locks.
@@ -228,12 +232,12 @@ class Ledger:
     # ---------------------------------------------------------------- SQLite
 
     def _begin(self, wait_for_disk: bool) -> None:
-        if self._inside and wait_for_disk:
+        if self._inside and wait_for_disk and not self._waits:
             self.commit()
         if not self._inside:
             self._execute(f"PRAGMA synchronous={'FULL' if wait_for_disk else 'NORMAL'}", ())
             self._execute("BEGIN IMMEDIATE", ())
-            self._inside = True
+            self._inside, self._waits = True, wait_for_disk
 
     def _execute(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
         try:

@@ -42,19 +42,21 @@ def plan(state: State, now_s: float) -> list[Effect]:
     event = decide(state, now_s)
     if event is not None:
         return [Decide(event)]
+    members = {member.sphere for member in state.members}
     effects: list[Effect] = []
     for seat in state.seats.values():
         if seat.connected:
-            effects.extend(Send(seat.sphere, message) for message in _for_seat(state, seat, now_s))
+            messages = _for_seat(state, seat, seat.sphere in members, now_s)
+            effects.extend(Send(seat.sphere, message) for message in messages)
     return effects
 
 
-def _for_seat(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
+def _for_seat(state: State, seat: Seat, is_member: bool, now_s: float) -> Iterator[ToSphere]:
     if state.ended is not None:
         if not seat.told.over:
             yield End(status=state.ended.status, reason=state.ended.reason)
         return
-    if any(member.sphere == seat.sphere for member in state.members):
+    if is_member:
         yield from _view(state, seat, now_s)
         yield from _go(state, seat, now_s)
         yield from _orders(state, seat, now_s)

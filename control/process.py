@@ -31,7 +31,7 @@ class ControlProcess:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | os.PathLike[str],
         *,
         run_id: str,
         tree: str = "2x2",
@@ -39,9 +39,11 @@ class ControlProcess:
         silence_s: float = 5.0,
         log: Path | None = None,
     ) -> None:
-        settings = Settings(folder=folder, run_id=run_id, tree=tree, listen=listen, silence_s=silence_s, lifeline=True)
-        self.folder = folder
-        self.log = log or folder / "control.log"
+        self.folder = Path(folder)
+        settings = Settings(
+            folder=self.folder, run_id=run_id, tree=tree, listen=listen, silence_s=silence_s, lifeline=True
+        )
+        self.log = log or self.folder / "control.log"
         self.process = _started(settings, self.log)
         try:
             self.address = self._wait_until_bound()
@@ -62,7 +64,9 @@ class ControlProcess:
             code = self.process.poll()
             if code is not None:
                 lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                raise ControlError(lines[-1] if lines else f"control ended with code {code}; see {self.log}")
+                raise ControlError(
+                    lines[-1].removeprefix("control: ") if lines else f"control ended with code {code}; see {self.log}"
+                )
             time.sleep(LOOK_S)
         raise NoAnswer(f"control was not bound within {START_S:g} s; see {self.log}")
 

@@ -351,10 +351,7 @@ class SphereStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The run as a client sees it.
-
-    state: ControlStatus' value. outcome: empty until the run has ended, then completed, stopped or failed.
-    """
+    """The run as a client sees it. state: ControlStatus' value; outcome: "" until the end, then as in End.status."""
 
     run_id: str
     state: str

@@ -18,7 +18,7 @@ from .admit import ORDERS, Already, Refusal, admit, admit_hello, admit_order
 from .apply import apply
 from .config import Settings
 from .door import Arrived, Door
-from .errors import ControlError, LedgerError, WireError
+from .errors import LedgerError, WireError
 from .events import (
     DURABLE,
     Event,
@@ -105,8 +105,8 @@ class Server:
                 if self._terms > self._terms_seen and self._obey_term(now_s):
                     return self._end_at_once("ended at once by a second SIGTERM", now_s)
                 self._settle(now_s)
-            except (LedgerError, OSError) as error:
-                self._record_broke(error, now_s)
+            except Exception as error:
+                self._broke(error, now_s)
         return 0 if self.state.ended and self.state.ended.status != "failed" else 1
 
     def _settle(self, now_s: float) -> None:
@@ -125,7 +125,7 @@ class Server:
         self.watchers.tell_state(self.state, now_s)
 
     def _happen(self, event: Event, now_s: float) -> None:
-        """One fact: applied, written, told. Raises LedgerError with the fact applied: the run then ends from memory."""
+        """One fact: applied, written, and told at the next flush. Raises LedgerError with the fact applied."""
         before, self.state = self.state, apply(self.state, event)
         story = story_of(before, event, self.state)
         if isinstance(event, GenerationProposed):
@@ -255,15 +255,22 @@ class Server:
             self._flush()
         return 1
 
-    def _record_broke(self, error: Exception, now_s: float) -> None:
-        """The ledger, or the metrics, can't be written: end the run from memory, and say so to all."""
-        log.error("%s", error)
+    def _broke(self, error: Exception, now_s: float) -> None:
+        """The record can't be written, or control itself is wrong: end the run from memory, and say so to all.
+
+        Whoever trains would otherwise wait for a control that is gone. A second error while ending is raised.
+        """
+        own_fault = not isinstance(error, LedgerError | OSError)
+        log.error("%s", error, exc_info=error if own_fault else None)
+        if self.state.ended is not None and self._ledger_broke:
+            raise error
         self._ledger_broke = True
         if self.state.ended is None:
-            reason = f"control can't write its record: {error}"
-            self._happen(RunEnded(status="failed", reason=reason, at_s=now_s), now_s)
+            what = f"control broke: {type(error).__name__}: {error}" if own_fault else f"control can't go on: {error}"
+            end = RunEnded(status="failed", reason=what, at_s=now_s)
+            self._happen(end, now_s)
             try:
-                self.ledger.record(self.state.ended or RunEnded(status="failed", reason=reason, at_s=now_s))
+                self.ledger.record(end)
                 self.ledger.commit()
-            except ControlError:
+            except LedgerError:
                 log.error("the end is not in the ledger either")
