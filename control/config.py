@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
 from .errors import AddressError, SettingsError
 from .tree import parse_tree
 
 _ADDRESS = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):(?P<port>\*|[0-9]{1,5})")
+_LOOPBACK = re.compile(r"127(\.[0-9]{1,3}){3}|localhost|\[::1\]")
 _RUN_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -56,12 +56,7 @@ def split_address(address: str) -> tuple[str, str]:
 def check_listen(address: str) -> None:
     """Raise AddressError unless control may bind here: loopback only, since nothing is encrypted yet."""
     host, _ = split_address(address)
-    name = host.strip("[]")
-    try:
-        loopback = name == "localhost" or ip_address(name).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    if not _LOOPBACK.fullmatch(host):
         raise AddressError(
             f"address: {address!r} is not on this machine's loopback; without keys control binds 127.0.0.1 only"
         )

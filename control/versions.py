@@ -9,7 +9,6 @@ Laws
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from statistics import median
 
 from .protocol import Row
 
@@ -55,7 +54,7 @@ class Versions:
     @property
     def step_s(self) -> float | None:
         """The median of the last steps: one slow step does not move the ETA."""
-        return median(self.recent_s) if self.recent_s else None
+        return sorted(self.recent_s)[len(self.recent_s) // 2] if self.recent_s else None
 
     def row(self, version: int) -> Row | None:
         """The row that claimed a version, if it is recent."""
