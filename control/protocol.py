@@ -132,6 +132,7 @@ class Row(Message, frozen=True, kw_only=True):
     """Version `version` exists; its update used these numbers. The same from every sphere but for the seconds.
 
     check: wrapping int64 sum over the weights' bits; the next tail finds it equal on all, or is not taken.
+        None: control's own row of the start, made of the roll call.
     digest: sha256 where it was taken (verify_interval, v0, the end), else None.
     """
 
@@ -148,7 +149,7 @@ class Row(Message, frozen=True, kw_only=True):
     skipped: bool = False
     in_force: int = 0
     """The newest order in force from the next step on."""
-    check: int = 0
+    check: int | None = None
     digest: str | None = None
     epoch: int = 0
     eval_loss: float | None = None

@@ -83,8 +83,8 @@ def reported(versions: Versions, sphere: int, row: Row, exact: bool) -> Versions
         what = differs(old.row, row) if exact else ""
         if what and versions.conflict is None:
             return replace(versions, conflict=Conflict(row.version, what, old, Claim(row, sphere)))
-        if old.row.digest is None and row.digest is not None:
-            merged = Claim(replace_digest(old.row, row.digest), old.sphere)
+        if (old.row.digest is None and row.digest is not None) or (old.row.check is None and row.check is not None):
+            merged = Claim(filled_in(old.row, row), old.sphere)
             return replace(versions, claims={**versions.claims, row.version: merged})
         return versions
     claims = {version: claim for version, claim in versions.claims.items() if version > row.version - WINDOW}
@@ -107,14 +107,17 @@ def differs(one: Row, other: Row) -> str:
     """The field in which two rows of a version contradict each other, with both values; empty if they agree."""
     if one.lineage != other.lineage:
         return f"lineage {one.lineage} and {other.lineage}"
-    if one.check != other.check:
+    if one.check is not None and other.check is not None and one.check != other.check:
         return f"check {one.check:x} and {other.check:x}"
     if one.digest is not None and other.digest is not None and one.digest != other.digest:
         return f"digest {one.digest[:16]} and {other.digest[:16]}"
     return ""
 
 
-def replace_digest(row: Row, digest: str) -> Row:
-    """The row with its digest filled in."""
+def filled_in(row: Row, more: Row) -> Row:
+    """The row with the digest and the check that `more` has and it has not."""
     fields = {name: getattr(row, name) for name in row.__struct_fields__}
-    return Row(**{**fields, "digest": digest})
+    for name in ("digest", "check"):
+        if fields[name] is None:
+            fields[name] = getattr(more, name)
+    return Row(**fields)

@@ -38,7 +38,7 @@ class StepReport:
     attempts: int = 1
     skipped: bool = False
     in_force: int = 0
-    check: int = 0
+    check: int | None = None
     digest: str | None = None
     epoch: int = 0
     eval_loss: float | None = None
