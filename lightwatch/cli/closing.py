@@ -75,7 +75,7 @@ def _end(summary: dict[str, Any]) -> str:
 def _tell_next(terminal: Terminal, folder: RunFolder, summary: dict[str, Any]) -> None:
     near = shlex.quote(_near(folder.path))
     commands: list[tuple[str, str]] = []
-    if folder.model.is_file():
+    if folder.model.is_file() and folder.sample.is_file():  # a GPT of ours
         commands.append((f"lightwatch sample {near} --prompt 'class '", "let it write more"))
     if summary["status"] == "completed" and summary["bits_per_byte"] is not None:
         other = "1" if summary["tree"] != "1" else "2x2"

@@ -170,7 +170,8 @@ def is_disk_trouble(error: OSError) -> bool:
 
 
 def _refuse_unless_empty(folder: Path) -> None:
-    inside = next(iter(os.scandir(folder)), None)
+    with os.scandir(folder) as entries:
+        inside = next(entries, None)
     if inside is not None:
         raise ConfigError(f"--out {folder}: the folder is not empty (it holds {inside.name}); name a new or empty one")
 

@@ -1,0 +1,57 @@
+"""What the launcher does next, as a function of what it has seen."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from lightwatch.cli.verdict import CONTROL_JUDGES_S, HOST_CUT_OFF_S, HOST_FOLLOWS_S, Do, Seen, decide, exit_code
+
+INT, TERM = int(signal.SIGINT), int(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("seen", "now_s", "do"),
+    [
+        (Seen(), 1e9, Do.WAIT),
+        (Seen(signals=(TERM,)), 0, Do.ORDER_STOP),
+        (Seen(signals=(TERM,), stop_ordered=True), 1e9, Do.WAIT),
+        (Seen(signals=(INT, INT), stop_ordered=True), 0, Do.KILL),
+        (Seen(signals=(INT, TERM)), 0, Do.KILL),
+        (Seen(control_code=0, host_code=0, trouble_at_s=0), 0, Do.FINISH),
+        (Seen(control_code=1, host_code=-9, trouble_at_s=0), 1e9, Do.FINISH),
+        (Seen(control_code=0, trouble_at_s=0), HOST_FOLLOWS_S - 0.1, Do.WAIT),
+        (Seen(control_code=0, trouble_at_s=0), HOST_FOLLOWS_S + 0.1, Do.KILL),
+        (Seen(control_code=-9, trouble_at_s=0), HOST_CUT_OFF_S + 0.1, Do.KILL),
+        (Seen(host_code=-9, trouble_at_s=0, silence_s=2), CONTROL_JUDGES_S + 1.9, Do.WAIT),
+        (Seen(host_code=-9, trouble_at_s=0, silence_s=2), CONTROL_JUDGES_S + 2.1, Do.KILL),
+        (Seen(trouble_at_s=0, silence_s=2), CONTROL_JUDGES_S + 2.1, Do.KILL),
+    ],
+)
+def test_the_next_move(seen: Seen, now_s: float, do: Do) -> None:
+    """Patience ends, signals count, and both gone is the end."""
+    assert decide(seen, now_s)[0] is do
+
+
+def test_a_signal_during_trouble_is_still_an_order() -> None:
+    assert decide(Seen(signals=(TERM,), trouble_at_s=0), 0.1)[0] is Do.ORDER_STOP
+
+
+@pytest.mark.parametrize(
+    ("status", "usage", "signals", "code"),
+    [
+        ("completed", False, (), 0),
+        ("completed", False, (INT,), 0),
+        ("stopped", False, (), 0),
+        ("stopped", False, (TERM,), 0),
+        ("stopped", False, (INT,), 130),
+        ("failed", False, (INT, INT), 130),
+        ("failed", False, (TERM, TERM), 1),
+        ("failed", False, (), 1),
+        ("failed", True, (), 2),
+    ],
+)
+def test_the_exit_code(status: str, usage: bool, signals: tuple[int, ...], code: int) -> None:
+    """0 done or stopped, 1 failed, 2 usage, 130 Ctrl-C."""
+    assert exit_code(status, usage=usage, signals=signals) == code
