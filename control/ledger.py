@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS generations(
     incarnation INTEGER, number INTEGER, members TEXT NOT NULL, begun_at_version INTEGER,
     PRIMARY KEY (incarnation, number));
 CREATE TABLE IF NOT EXISTS versions(
-    lineage INTEGER, version INTEGER, learning_rate REAL, loss REAL, digest TEXT, "check" TEXT NOT NULL,
+    lineage INTEGER, version INTEGER, learning_rate REAL, loss REAL, digest TEXT, "check" TEXT,
     state TEXT NOT NULL CHECK (state IN ('claimed', 'agreed')), row TEXT NOT NULL, PRIMARY KEY (lineage, version));
 CREATE TABLE IF NOT EXISTS orders(
     number INTEGER PRIMARY KEY, what TEXT NOT NULL, wanted TEXT NOT NULL, version INTEGER);
@@ -211,7 +211,8 @@ class Ledger:
 
     def _row(self, row: Row, state: str = "claimed") -> None:
         text = msgspec.json.encode(row).decode()
-        values = (_real(row.learning_rate), _real(row.loss), row.digest, str(row.check), state, text)
+        check = None if row.check is None else str(row.check)
+        values = (_real(row.learning_rate), _real(row.loss), row.digest, check, state, text)
         self._execute(
             "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(lineage, version) "
             "DO UPDATE SET digest = coalesce(digest, excluded.digest)",

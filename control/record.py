@@ -24,7 +24,7 @@ class VersionRecord:
     learning_rate: float | None
     loss: float | None
     digest: str | None
-    check: int
+    check: int | None
     state: str
     """claimed by one sphere, or agreed by a tail."""
     row: dict[str, Any]
@@ -177,7 +177,7 @@ def _versions(connection: sqlite3.Connection) -> list[VersionRecord]:
         "ORDER BY lineage, version"
     )
     return [
-        VersionRecord(version, lineage, rate, loss, digest, int(check), state, json.loads(text))
+        VersionRecord(version, lineage, rate, loss, digest, None if check is None else int(check), state, json.loads(text))
         for version, lineage, rate, loss, digest, check, state, text in rows
     ]
 

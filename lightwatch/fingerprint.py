@@ -33,7 +33,7 @@ def fingerprint_of(
         "environment": " ".join(f"{n}={os.environ[n]}" for n in ARITHMETIC_ENVIRONMENT if n in os.environ),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "reduction": config.reduction,
-        "optimizer": type(replica.optimizer).__name__,
+        "optimizer": f"{type(replica.optimizer).__module__}.{type(replica.optimizer).__name__}",
         **settings,
         "layout": replica.layout.digest(),
         "data": data.fingerprint,

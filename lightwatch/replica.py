@@ -25,7 +25,7 @@ from .data import Batch, key, seed_everything
 from .errors import ConfigError
 from .exact import UNMEASURED, Accumulator, write_mean
 from .flat import Buffers, FlatLayout, digest_of
-from .optim import Schedule, clip_grad_norm_, grad_norm
+from .optim import AdamW, Schedule, clip_grad_norm_, grad_norm
 from .tail import Outcome
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -47,9 +47,7 @@ class Replica:
         self._means = self._part.sums.view(torch.float32)
         self._gradients = [slot.shaped(self._means) for slot in self.layout.slots]
         self._parameters = [slot.parameter for slot in self.layout.slots]
-        self.optimizer = optimizer or torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizer = optimizer or AdamW(self._parameters, config.learning_rate, config.weight_decay)
         self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._buffers = Buffers(model)
         self._version_buffers = self._buffers.read()

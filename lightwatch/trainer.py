@@ -423,5 +423,7 @@ def settle_arithmetic(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.set_flush_denormal(False)
     torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True)
+    # torch.use_deterministic_algorithms would import the whole of inductor for one flag: 5 s of CPU a process.
+    os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
+    torch._C._set_deterministic_algorithms(True, warn_only=False)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
