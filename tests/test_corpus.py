@@ -7,6 +7,7 @@ import os
 import shutil
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -165,6 +166,8 @@ def test_what_can_not_be_trained_on_is_refused_in_a_sentence(tmp_path: Path) -> 
         (tmp_path / "none*.txt", r"none\*.txt' holds no text"),
         (Path("/dev/zero"), "is not a file"),
         ("a\0b", "NUL character"),
+        ("a\nb", r"'a\\nb' can't be read"),
+        ("not UTF-8 \udcff", "can't be read"),
         ([], "list of 0 files holds no text"),
         ([tmp_path / "nul"], "NUL byte"),
         ([tmp_path / "folder"], "is not a file"),
@@ -173,6 +176,7 @@ def test_what_can_not_be_trained_on_is_refused_in_a_sentence(tmp_path: Path) -> 
         with pytest.raises(DataError, match=words) as caught:
             Corpus.read(source, 128)
         assert "\n" not in str(caught.value)
+        str(caught.value).encode()
 
 
 def test_a_file_that_can_not_be_read_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +188,21 @@ def test_a_file_that_can_not_be_read_is_refused_by_name(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(DataError, match="a' can't be read: Permission denied"):
+        Corpus.read(tmp_path, 16)
+
+
+def test_a_folder_that_can_not_be_read_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """os.walk would pass over it without a word."""
+    tree(tmp_path, a=b"x" * 200, inner__b=b"y" * 200)
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if path.endswith("inner"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="inner' can't be read: Permission denied"):
         Corpus.read(tmp_path, 16)
 
 

@@ -126,7 +126,7 @@ def test_it_has_no_buffers_and_trains_every_parameter() -> None:
     for config in (SMALL, GPTConfig(layers=1, heads=2, width=32, context=16, tied=True)):
         model = made(config)
         assert list(model.buffers()) == []
-        torch.autograd.backward(model(tokens()).square().mean())
+        torch.autograd.backward(model(tokens()).square().mean())  # type: ignore[no-untyped-call]
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
