@@ -12,9 +12,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from control.client import ControlClient as ControlClient
-    from control.client import ControlProcess as ControlProcess
+    from control.errors import AddressError as AddressError
+    from control.errors import ControlError as ControlError
     from control.errors import NoAnswer as NoAnswer
     from control.errors import OrderRefused as OrderRefused
+    from control.process import ControlProcess as ControlProcess
 
     from .config import GPTConfig as GPTConfig
     from .config import TrainingConfig as TrainingConfig
@@ -50,8 +52,9 @@ _HOMES = {
     "lightwatch.optim": ("clip_grad_norm_",),
     "lightwatch.status": ("TrainingStatus",),
     "lightwatch.trainer": ("Trainer",),
-    "control.client": ("ControlClient", "ControlProcess"),
-    "control.errors": ("NoAnswer", "OrderRefused"),
+    "control.client": ("ControlClient",),
+    "control.errors": ("AddressError", "ControlError", "NoAnswer", "OrderRefused"),
+    "control.process": ("ControlProcess",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

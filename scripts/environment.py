@@ -35,7 +35,7 @@ NEW = ROOT / ".venv.new"
 OLD = ROOT / ".venv.old"
 LOCK = ROOT / ".venv.lock"
 STAMP = "lightwatch-stamp.json"
-FIRST_IMPORTS = "import torch.distributed, numpy, zmq, msgspec, tyro, rich.live, safetensors.torch, psutil"
+FIRST_IMPORTS = "import torch.distributed, numpy, zmq, msgspec, rich.live, safetensors.torch, psutil"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 

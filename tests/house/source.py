@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,15 +70,3 @@ def _walk(node: ast.AST, late: bool, typing_only: bool) -> Iterator[tuple[ast.AS
         inside = late or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         typing = typing_only or (isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"))
         yield from _walk(child, inside, typing)
-
-
-def tracked_files() -> list[str]:
-    """What git has, or would take, of this folder; for a copy without git: everything that is no cache."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
-    )
-    if listed.returncode == 0:
-        return sorted(name for name in listed.stdout.splitlines() if (ROOT / name).exists())
-    every = (file.relative_to(ROOT) for file in ROOT.rglob("*") if file.is_file())
-    hidden = {".venv", ".git", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", "runs"}
-    return sorted(str(file) for file in every if not hidden & set(file.parts))
