@@ -141,6 +141,7 @@ class Groups:
         self.leads = members[0].sphere == me
         self.bytes_per_level = [0] * max(len(member.path.split("/")) for member in members)
         self._timeout = timedelta(seconds=operation_timeout_s)
+        self._store: Store | None = None  # C++ holds no reference to a store written in Python
         self._lock = threading.Lock()
         self._groups: dict[int, ProcessGroupGloo] = {}  # level -> group
         self._sockets: dict[int, str] = {}  # descriptor -> its inode
@@ -169,6 +170,7 @@ class Groups:
         In a thread of its own: gloo's constructor can't be broken off, so on failure that thread is left behind (it
         destroys what it gets in the end).
         """
+        self._store = store
         thread = threading.Thread(target=self._construct, args=(store, timeout_s), name="groups", daemon=True)
         thread.start()
         done = self._built.wait(timeout_s)

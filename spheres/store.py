@@ -32,6 +32,8 @@ class StoreRefused(LightwatchError, RuntimeError):
 class LinkStore(Store):
     """A `torch.distributed.Store` whose keys are kept by control.
 
+    Keep a reference to it as long as torch uses it: torch's C++ side holds none (it then says "Not implemented").
+
     timeout_s: for calls that bring no time-out of their own. Blocks the calling thread only. Raises TimeoutError
     (ControlSilent) where a key does not come in time, RunEnded when the generation is over.
     """
