@@ -30,11 +30,11 @@ def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: s
 
     config: the text of config.toml.
     """
-    _log_to_stderr(log_level)
     settings.folder.make(config)
     began_s = time.monotonic()
     most = settings.run.training.max_steps if not settings.script else -1
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_log_to_stderr(log_level))
         view = choose_view(terminal, most, settings.run.training.log_interval)
         stack.callback(view.close)
         facts, signals = _alone(settings, view, terminal) if settings.alone else _on_tree(settings, view)
@@ -54,7 +54,8 @@ def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: s
     return code
 
 
-def _log_to_stderr(level: str) -> None:
+@contextlib.contextmanager
+def _log_to_stderr(level: str) -> Iterator[None]:
     """Our own log, from this level on, in lines that begin with our name."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(level.upper())
@@ -62,6 +63,10 @@ def _log_to_stderr(level: str) -> None:
     logger = logging.getLogger("lightwatch")
     logger.addHandler(handler)
     logger.setLevel(min(logging.INFO, handler.level))
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _on_tree(settings: Settings, view: View) -> tuple[Facts, tuple[int, ...]]:
