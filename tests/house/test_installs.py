@@ -6,6 +6,7 @@ Everything is offline and without dependencies; those are lent from the environm
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -154,3 +155,20 @@ def test_an_environment_works_after_it_was_renamed(wheels: dict[str, Path], tmp_
     assert done.returncode == 0, done.stderr
     texts = [file.read_bytes() for file in (final / "bin").iterdir() if not file.is_symlink()]
     assert not any(os.fsencode(made) in text for text in [*texts, (final / "pyvenv.cfg").read_bytes()])
+
+
+@pytest.mark.cluster
+def test_a_run_from_a_wheel_leaves_a_model(wheels: dict[str, Path], tmp_path: Path) -> None:
+    """Launcher, control and spheres find each other where they are installed, whatever lies in this folder."""
+    binaries = environment_with(tmp_path, wheels["wheel"])
+    for name in ("control.py", "spheres.py", "torch.py"):
+        (tmp_path / name).write_text("raise SystemExit('taken from the current folder')\n")
+    (tmp_path / "text").write_text("It is the same on every tree. " * 200)
+    (tmp_path / "small.toml").write_text(
+        "micro_batches = 2\n[model]\nlayers = 1\nheads = 2\nwidth = 16\ncontext = 32\n[data]\nsequence_length = 32\n"
+    )
+    options = ("--config", "small.toml", "--data", "text", "--tree", "2", "--steps", "2", "--out", "run", "--json")
+    done = run(binaries / "lightwatch", "train", *options, cwd=tmp_path, lend=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["version"] == 2
+    assert (tmp_path / "run" / "model.safetensors").exists()
