@@ -83,7 +83,7 @@ def admit(state: State, sphere: int, message: FromMember, now_s: float) -> Spher
             if fresh and _is_member(state, sphere):
                 return SphereReady(sphere=sphere, ready=message, at_s=now_s)
         case Row():
-            if _speaks_for_running(state, sphere, message.generation) and 0 < message.version < VERSIONS_MAX:
+            if _speaks_for_running(state, sphere, message.generation) and 0 <= message.version < VERSIONS_MAX:
                 return SphereReported(sphere=sphere, row=message, at_s=now_s)
         case Closed():
             if _speaks_for_running(state, sphere, message.generation):

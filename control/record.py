@@ -177,7 +177,7 @@ def _versions(connection: sqlite3.Connection) -> list[VersionRecord]:
         "ORDER BY lineage, version"
     )
     return [
-        VersionRecord(version, lineage, rate, loss, digest, None if check is None else int(check), state, json.loads(text))
+        VersionRecord(version, lineage, rate, loss, digest, int(check) if check else None, state, json.loads(text))
         for version, lineage, rate, loss, digest, check, state, text in rows
     ]
 

@@ -1,0 +1,171 @@
+"""The pure core on a stage: facts in, messages out, a clock that only the test moves. No sockets, no files."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from control.admit import FromMember, Refusal, admit, admit_hello, admit_order
+from control.apply import apply
+from control.events import Event, OrderGiven, RunEnded, Sent, SphereCame, SphereLost
+from control.plan import Decide, Send, plan
+from control.protocol import (
+    Ask,
+    Beat,
+    Closed,
+    Failed,
+    Generation,
+    Go,
+    Hello,
+    Phase,
+    Position,
+    Proof,
+    Ready,
+    Row,
+    ToSphere,
+)
+from control.state import State
+
+FINGERPRINT = {"torch": "2", "threads": "1", "reduction": "exact"}
+
+M = TypeVar("M", bound=msgspec.Struct)
+
+
+class Play:
+    """One run of control's core. `sent` holds what went out since it was last emptied."""
+
+    def __init__(self, *paths: str, silence_s: float = 5.0) -> None:
+        self.state = State(run_id="run", paths=paths or ("0", "1"), silence_s=silence_s)
+        self.now_s = 0.0
+        self.sent: list[tuple[int, ToSphere]] = []
+        self.facts: list[Event] = []
+        self.numbers: dict[int, int] = {}
+
+    def happen(self, event: Event) -> None:
+        self.facts.append(event)
+        self.state = apply(self.state, event)
+
+    def settle(self) -> None:
+        """Until plan has nothing more to do; more than a few rounds would be a plan that never ends."""
+        for _ in range(20):
+            effects = plan(self.state, self.now_s)
+            if not effects:
+                return
+            for effect in effects:
+                match effect:
+                    case Decide(event):
+                        self.happen(event)
+                    case Send(sphere, message):
+                        self.sent.append((sphere, message))
+                        self.happen(Sent(sphere=sphere, message=message, at_s=self.now_s))
+        raise AssertionError("plan has no end")
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass in which nobody says anything."""
+        self.now_s += seconds
+        self.settle()
+
+    def told(self, kind: type[M]) -> dict[int, M]:
+        """The last message of a kind to each sphere, since `sent` was emptied."""
+        return {sphere: message for sphere, message in self.sent if isinstance(message, kind)}
+
+    @property
+    def ended(self) -> RunEnded:
+        assert self.state.ended is not None, "the run has not ended"
+        return self.state.ended
+
+    @property
+    def generation(self) -> Generation:
+        return self.state.generation
+
+    # ---------------------------------------------------------------- what spheres say
+
+    def hello(self, path: str, pid: int = 0, run_id: str = "run", sphere: int = 0) -> str:
+        """Why it was refused, or nothing."""
+        hello = Hello(run_id=run_id, path=path, pid=pid or 100 + len(self.state.seats), host="here", sphere=sphere)
+        event = admit_hello(self.state, hello, self.now_s)
+        if isinstance(event, Refusal):
+            return event.text
+        self.happen(event)
+        self.settle()
+        return ""
+
+    def say(self, path: str, message: FromMember) -> bool:
+        """Whether control took it for a fact."""
+        seat = self.state.seat_at(path)
+        assert seat is not None
+        event = admit(self.state, seat.sphere, message, self.now_s)
+        if event is not None:
+            self.happen(event)
+        self.settle()
+        return event is not None
+
+    def prove(self, path: str, micro_batches: int = 8, **fingerprint: str) -> bool:
+        proof = Proof(fingerprint=FINGERPRINT | fingerprint, micro_batches=micro_batches, max_steps=10)
+        return self.say(path, proof)
+
+    def ready(self, path: str, digest: str | None = "d0") -> bool:
+        return self.say(path, Ready(generation=self.generation, position=Position(), holds_state=True, digest=digest))
+
+    def beat(self, path: str, phase: Phase = Phase.COMPUTING, version: int = 0, **fields: object) -> bool:
+        self.numbers[0] = self.numbers.get(0, 0) + 1
+        beat = Beat(
+            generation=self.generation,
+            number=self.numbers[0],
+            echo=0,
+            phase=phase,
+            position=Position(version=version),
+            seen=len(self.state.orders),
+        )
+        return self.say(path, msgspec.structs.replace(beat, **fields))
+
+    def row(self, path: str, version: int, check: int = 1, **fields: object) -> bool:
+        row = Row(generation=self.generation, version=version, check=check)
+        return self.say(path, msgspec.structs.replace(row, **fields))
+
+    def close(self, path: str, version: int = 10, digest: str = "d", reason: str = "completed") -> bool:
+        return self.say(path, Closed(generation=self.generation, version=version, digest=digest, reason=reason))
+
+    def fail(self, path: str, text: str) -> bool:
+        return self.say(path, Failed(text=text))
+
+    def lose(self, path: str) -> None:
+        """Its connection closes."""
+        seat = self.state.seat_at(path)
+        assert seat is not None
+        self.happen(SphereLost(sphere=seat.sphere, at_s=self.now_s))
+        self.settle()
+
+    def order(self, what: str, value: float | None = None, request: str = "") -> str:
+        """Why it was refused, or that it was given already, or nothing."""
+        event = admit_order(self.state, Ask(request=request, what=what, value=value))
+        if isinstance(event, OrderGiven):
+            self.happen(event)
+            self.settle()
+            return ""
+        return event.text
+
+    # ---------------------------------------------------------------- scenes
+
+    def gather(self) -> Play:
+        """Everybody has come and proved itself; the View has been sent."""
+        for path in self.state.paths:
+            assert not self.hello(path)
+        for path in self.state.paths:
+            self.prove(path)
+        return self
+
+    def begin(self) -> Play:
+        """Everybody is told to go and computes."""
+        self.gather()
+        for path in self.state.paths:
+            self.ready(path)
+        assert self.told(Go)
+        for path in self.state.paths:
+            self.beat(path)
+        self.sent.clear()
+        return self
+
+    def came(self) -> list[str]:
+        return [event.hello.path for event in self.facts if isinstance(event, SphereCame)]

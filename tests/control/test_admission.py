@@ -1,0 +1,140 @@
+"""Who gets a seat, who is refused by which sentence, and what is stale."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from control.protocol import NO_GENERATION, Beat, Closed, Phase, Position, Ready, Row, View
+from control.state import ControlStatus
+from tests.control.play import Play
+
+
+def test_a_path_that_the_tree_does_not_have_is_refused_by_name() -> None:
+    """The sentence names the path; the run goes on waiting for the right one."""
+    play = Play("0", "1")
+    assert "no such path" in play.hello("2")
+    assert "'2'" in play.hello("2") or "sphere 2" in play.hello("2")
+    assert not play.state.seats and play.state.ended is None
+
+
+def test_a_path_that_is_taken_is_refused_by_who_has_it() -> None:
+    """A second process at a path does not harm the first."""
+    play = Play("0", "1")
+    assert play.hello("0", pid=7) == ""
+    assert "taken by pid 7 on here" in play.hello("0", pid=8)
+    assert play.came() == ["0"] and play.state.ended is None
+
+
+def test_another_run_is_refused_with_both_ids() -> None:
+    """A sphere that knocks at the wrong control hears so."""
+    assert Play("0").hello("0", run_id="other") == "sphere 0: its run is 'other', this control's is 'run'"
+
+
+def test_the_same_process_gets_its_old_seat_back() -> None:
+    """After a broken connection the id is the same; everything is told again."""
+    play = Play("0", "1").begin()
+    play.lose("0")
+    pid = play.state.seats[1].hello.pid
+    play.sent.clear()
+    assert play.hello("0", pid=pid, sphere=1) == ""
+    assert play.state.seats[1].connected
+    assert 1 in play.told(View)
+    play.wait(1.0)
+    assert play.state.ended is None
+
+
+def test_a_returning_sphere_with_another_number_is_refused() -> None:
+    """A number is used once, ever, and belongs to its path."""
+    play = Play("0", "1").begin()
+    assert "it says it is number 9" in play.hello("0", pid=play.state.seats[1].hello.pid, sphere=9)
+
+
+def test_a_differing_fingerprint_ends_the_run_naming_field_and_both_values() -> None:
+    """The first admitted sphere's fingerprint is the run's."""
+    play = Play("0", "1")
+    for path in ("0", "1"):
+        play.hello(path)
+    play.prove("0")
+    play.prove("1", threads="2")
+    assert play.ended.status == "failed"
+    assert "sphere 1: its threads is '2', the others' is '1'" in play.ended.reason
+
+
+def test_a_fingerprint_with_a_field_more_or_another_count_is_unequal() -> None:
+    """Missing, additional, and the two numbers beside the fingerprint: all count."""
+    for proof, named in (({"cuda": "12"}, "cuda"), ({"micro_batches": 4}, "micro_batches")):
+        play = Play("0", "1")
+        for path in ("0", "1"):
+            play.hello(path)
+        play.prove("0")
+        play.prove("1", **proof)
+        assert f"its {named} is" in play.ended.reason
+
+
+@pytest.mark.parametrize("generation", [NO_GENERATION, (1, 2), (0, 1), (2, 1)])
+def test_what_speaks_for_another_generation_is_dropped(generation: tuple[int, int]) -> None:
+    """Rows, closings and Readys of a generation that is not the newest are no facts."""
+    play = Play("0", "1").begin()
+    assert not play.say("0", Row(generation=generation, version=1))
+    assert not play.say("0", Closed(generation=generation, version=1, digest="d"))
+    assert not play.say("0", Ready(generation=generation, position=Position(), holds_state=True))
+    assert play.row("0", 1)
+
+
+def test_a_beat_overtaken_by_a_newer_one_is_dropped() -> None:
+    """The newest heartbeat tells what is true."""
+    play = Play("0").begin()
+    old = Beat(generation=(1, 1), number=0, echo=0, phase=Phase.PAUSED, position=Position())
+    assert not play.say("0", old)
+    beat = play.state.seats[1].beat
+    assert beat is not None and beat.phase is Phase.COMPUTING
+
+
+def test_orders_are_one_wanted_state_with_a_number() -> None:
+    """Each order adds to what the former ones asked for."""
+    play = Play("0", "1").begin()
+    assert [play.order("pause"), play.order("set_learning_rate", 0.5), play.order("resume")] == ["", "", ""]
+    wanted = [order.wanted for order in play.state.orders]
+    assert [want.number for want in wanted] == [1, 2, 3]
+    assert [(want.paused, want.learning_rate) for want in wanted] == [(True, None), (True, 0.5), (False, 0.5)]
+
+
+def test_an_order_for_what_is_wanted_already_adds_nothing() -> None:
+    """Twice is once, and says so."""
+    play = Play("0").begin()
+    play.order("pause")
+    assert "already" in play.order("pause")
+    assert len(play.state.orders) == 1
+
+
+def test_a_repeated_request_acts_once() -> None:
+    """The client may have missed the answer; the order is not given twice, even if another came between."""
+    play = Play("0").begin()
+    play.order("pause", request="r1")
+    play.order("resume", request="r2")
+    assert "already" in play.order("pause", request="r1")
+    assert len(play.state.orders) == 2
+
+
+@pytest.mark.parametrize("value", [None, 0.0, -1.0, math.nan, math.inf])
+def test_a_learning_rate_that_is_none_is_refused(value: float | None) -> None:
+    """Above 0 and finite."""
+    assert "expected a number above 0" in Play("0").order("set_learning_rate", value)
+
+
+def test_after_stop_nothing_else_can_be_ordered() -> None:
+    """Stop is the last word; saying it again is fine."""
+    play = Play("0").begin()
+    play.order("stop")
+    assert "stopping" in play.order("pause")
+    assert "already" in play.order("stop")
+    assert play.state.status is ControlStatus.STOPPING
+    play.close("0", reason="stopped")
+    assert "over" in play.order("stop")
+
+
+def test_an_unknown_order_is_refused_with_the_known_ones() -> None:
+    """The sentence lists what control knows."""
+    assert "pause, resume, stop, set_learning_rate" in Play("0").order("dance")

@@ -1,0 +1,207 @@
+"""The durable record: whole after a kill, one writer, readable beside the writer and after it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from control.errors import LedgerError
+from control.events import (
+    GenerationBegun,
+    GenerationProposed,
+    OrderGiven,
+    OrderTook,
+    RunEnded,
+    SphereCame,
+    SphereClosed,
+    SphereFailed,
+    SphereProved,
+    SphereReported,
+)
+from control.ledger import Ledger
+from control.protocol import Closed, Failed, Hello, How, Member, Position, Proof, Row, Wanted
+from control.record import UNFINISHED, read_record
+
+GENERATION = (1, 1)
+
+
+def row(version: int, **fields: object) -> Row:
+    return Row(generation=GENERATION, version=version, loss=1.0 / (version + 1), check=version, **fields)  # type: ignore[arg-type]
+
+
+def run_of_one(ledger: Ledger) -> None:
+    """What control writes for a run of one sphere up to version 2 with an order."""
+    hello = Hello(run_id="run", path="0", pid=7, host="here")
+    ledger.record(SphereCame(sphere=1, hello=hello, at_s=0.0))
+    proof = Proof(fingerprint={"torch": "2"}, micro_batches=4, max_steps=2)
+    ledger.record(SphereProved(sphere=1, proof=proof, at_s=0.0))
+    ledger.record(GenerationProposed(generation=GENERATION, members=(Member(sphere=1, path="0"),), at_s=0.0))
+    begun = GenerationBegun(
+        generation=GENERATION,
+        position=Position(),
+        deal={1: [0, 1]},
+        how={1: How.HERE},
+        founding=True,
+        digest="d0",
+    )
+    ledger.record(begun)
+    ledger.record(OrderGiven(wanted=Wanted(number=1, learning_rate=0.5), what="set_learning_rate", request="r"))
+    ledger.record(SphereReported(sphere=1, row=row(1, in_force=1), at_s=1.0))
+    ledger.record(OrderTook(number=1, version=1))
+    ledger.record(SphereReported(sphere=1, row=row(2), at_s=2.0))
+    ledger.commit()
+
+
+def test_what_was_recorded_is_read_back(tmp_path: Path) -> None:
+    """Versions with their states, generations, orders, closings, fingerprint, the end."""
+    path = tmp_path / "ledger.db"
+    with Ledger.open(path, "run") as ledger:
+        run_of_one(ledger)
+        ledger.record(SphereClosed(sphere=1, closed=Closed(generation=GENERATION, version=2, digest="d2"), at_s=3.0))
+        ledger.record(RunEnded(status="completed", reason="reached version 2", at_s=3.0))
+    record = read_record(path)
+    assert (record.status, record.reason, record.version, record.digest) == ("completed", "reached version 2", 2, "d2")
+    assert [(version.version, version.state, version.digest) for version in record.versions] == [
+        (0, "agreed", "d0"),
+        (1, "agreed", None),
+        (2, "agreed", "d2"),
+    ]
+    assert [(order.number, order.what, order.learning_rate, order.version) for order in record.orders] == [
+        (1, "set_learning_rate", 0.5, 1)
+    ]
+    assert [(each.number, each.members, each.begun_at_version) for each in record.generations] == [(1, ["0"], 0)]
+    assert record.closing is not None and record.closing.digest == "d2"
+    assert (record.fingerprint, record.micro_batches, record.max_steps) == ({"torch": "2"}, 4, 2)
+    assert record.spheres == {"0": {"sphere": 1, "pid": 7, "host": "here", "address": "127.0.0.1"}}
+
+
+def test_the_last_row_is_claimed_until_a_later_one_or_a_closing_agrees_it(tmp_path: Path) -> None:
+    """One sphere's word is a claim."""
+    with Ledger.open(tmp_path / "ledger.db", "run") as ledger:
+        run_of_one(ledger)
+        states = [version.state for version in read_record(tmp_path / "ledger.db").versions]
+    assert states == ["agreed", "agreed", "claimed"]
+
+
+def test_a_closed_ledger_is_one_file(tmp_path: Path) -> None:
+    """No log, no shared memory, no lock file beside it."""
+    with Ledger.open(tmp_path / "ledger.db", "run") as ledger:
+        run_of_one(ledger)
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.db"]
+
+
+def test_a_ledger_whose_writer_was_killed_reads_whole(tmp_path: Path) -> None:
+    """SIGKILL after a commit and inside the next transaction: all of the first is there, nothing of the second."""
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tests.control.test_ledger import row, run_of_one\n"
+        "from control.events import RunEnded, SphereReported\n"
+        "from control.ledger import Ledger\n"
+        "ledger = Ledger.open(Path(sys.argv[1]), 'run')\n"
+        "run_of_one(ledger)\n"
+        "ledger.record(SphereReported(sphere=1, row=row(3), at_s=3.0))\n"
+        "print('here', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    path = tmp_path / "ledger.db"
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as child:
+        assert child.stdout is not None and child.stdout.readline() == b"here\n"
+        assert read_record(path).version == 2, "also while it is being written"
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    record = read_record(path)
+    assert (record.status, record.version) == (UNFINISHED, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.db"], "the reader folds the log in"
+    with Ledger.open(path, "run") as again:
+        assert again.incarnation == 2
+
+
+def test_there_is_one_writer_and_each_has_a_higher_incarnation(tmp_path: Path) -> None:
+    """The lock is held for as long as the ledger is open."""
+    path = tmp_path / "ledger.db"
+    for incarnation in (1, 2, 3):
+        with Ledger.open(path, "run") as ledger:
+            assert ledger.incarnation == incarnation
+            with pytest.raises(LedgerError, match="another process is writing it"):
+                Ledger.open(path, "run")
+    with pytest.raises(LedgerError, match="it is of run 'run', not of 'other'"):
+        Ledger.open(path, "other")
+
+
+def test_what_is_no_ledger_is_an_error_of_one_line(tmp_path: Path) -> None:
+    """A missing file, a missing folder, a file of something else: for the writer and for the reader."""
+    other = tmp_path / "other.db"
+    other.write_bytes(b"no database" * 100)
+    with pytest.raises(LedgerError):
+        Ledger.open(other, "run")
+    for path in (other, tmp_path / "missing.db"):
+        with pytest.raises(LedgerError) as caught:
+            read_record(path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(LedgerError, match="can't be opened"):
+        Ledger.open(tmp_path / "no" / "ledger.db", "run")
+    with sqlite3.connect(tmp_path / "empty.db") as connection:
+        connection.execute("CREATE TABLE t(x)")
+    connection.close()
+    with pytest.raises(LedgerError, match="can't be read"):
+        read_record(tmp_path / "empty.db")
+
+
+def test_a_failure_is_kept_with_its_traceback(tmp_path: Path) -> None:
+    """For --debug; the sentence is for everybody."""
+    with Ledger.open(tmp_path / "ledger.db", "run") as ledger:
+        run_of_one(ledger)
+        failed = Failed(text="the disk is full", usage=True, detail="Traceback …")
+        ledger.record(SphereFailed(sphere=1, failed=failed, at_s=1.0))
+    (failure,) = read_record(tmp_path / "ledger.db").failures
+    assert (failure.path, failure.kind, failure.text) == ("0", "failed", "the disk is full")
+    assert failure.usage and failure.detail == "Traceback …"
+
+
+def test_a_run_without_control_records_itself(tmp_path: Path) -> None:
+    """The same file from the alone run: rows, notes, the end."""
+    path = tmp_path / "ledger.db"
+    with Ledger.open(path, "run") as ledger:
+        ledger.set("fingerprint", {"torch": "2"})
+        ledger.set("micro_batches", 8)
+        for version in (0, 1, 2):
+            ledger.record_row(row(version, digest=f"d{version}", learning_rate=float("nan")))
+        assert [version.state for version in read_record(path).versions] == ["agreed", "agreed", "claimed"]
+        ledger.end("stopped", "stopped at version 2")
+    record = read_record(path)
+    assert (record.status, record.version, record.digest, record.micro_batches) == ("stopped", 2, "d2", 8)
+    assert record.fingerprint == {"torch": "2"}
+    assert [(version.state, version.learning_rate) for version in record.versions] == [("agreed", None)] * 3
+
+
+def test_a_full_disk_is_a_ledger_error_and_what_was_there_stays(tmp_path: Path) -> None:
+    """The size of files is limited here as a disk would; the transaction before is whole."""
+    path = tmp_path / "ledger.db"
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ledger = Ledger.open(path, "run")
+    try:
+        run_of_one(ledger)
+        size = os.path.getsize(str(path) + "-wal")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10_000, hard))
+        with pytest.raises(LedgerError, match="is the disk full"):
+            for version in range(3, 2000):
+                ledger.record_row(row(version, suspect="x" * 500))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+        ledger.close()
+    record = read_record(path)
+    assert 2 <= record.version < 1999
+    assert len(record.versions) == record.version + 1
