@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .arithmetic import settle_arithmetic
 from .checkpoint import save_model, write_whole
 from .config import RunConfig
 from .data import TextData
 from .model import GPT, generate
 from .sync import Sync
-from .trainer import Trainer, settle_arithmetic
+from .trainer import Trainer
 
 SAMPLE_BYTES = 400
 PROMPT = b"def "

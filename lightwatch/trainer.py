@@ -13,7 +13,6 @@ A step, as data flows
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from . import sync as seam
+from .arithmetic import settle_arithmetic
 from .config import TrainingConfig
 from .data import Batch, Batches, weight_of
 from .errors import ConfigError, NonFiniteError, ReductionError, StateError
@@ -413,17 +413,3 @@ class Trainer:
             batch_size=config.batch_size,
             collate_fn=collate_fn,
         )
-
-
-def settle_arithmetic(threads: int) -> None:
-    """Fix what the bits of one gradient depend on, for the whole process. Raises ConfigError for OMP_DYNAMIC=true."""
-    for name in ("OMP_DYNAMIC", "MKL_DYNAMIC"):
-        if os.environ.get(name, "").lower() in ("1", "true", "yes"):
-            raise ConfigError(f"{name} is set to true: threads would follow the load and bits with them; unset it")
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
-    torch.backends.cudnn.benchmark = False
-    # torch.use_deterministic_algorithms would import the whole of inductor for one flag: 5 s of CPU a process.
-    os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
-    torch._C._set_deterministic_algorithms(True, warn_only=False)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

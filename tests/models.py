@@ -22,7 +22,7 @@ def tiny_gpt(dropout: float = 0.0) -> GPT:
 def byte_pairs(count: int, length: int = 16, seed: int = 3) -> Pairs:
     """Random byte sequences with the next byte as target."""
     text = torch.randint(0, 256, (count, length + 1), generator=torch.Generator().manual_seed(seed))
-    return [(row[:-1], row[1:]) for row in text]
+    return [(row[:-1].clone(), row[1:].clone()) for row in text]
 
 
 def regression_pairs(count: int, seed: int = 5) -> Pairs:

@@ -51,8 +51,10 @@ class ThreadSync(Alone):
         return Start(standing.position)
 
     def deal(self, position: Position, training: int, evaluation: int) -> list[int]:
-        deal = self._deal(position, training, self._ids) if self._deal else share_out(
-            training, self._ids, position.attempt
+        deal = (
+            self._deal(position, training, self._ids)
+            if self._deal
+            else share_out(training, self._ids, position.attempt)
         )
         mine = self._ids[self.rank]
         return [*deal[mine], *(training + unit for unit in share_out(evaluation, self._ids, 0)[mine])]
