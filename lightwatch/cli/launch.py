@@ -103,7 +103,7 @@ class Launch:
             arguments += ["--path", path]
         if self._settings.script:
             script, *its_own = self._settings.script
-            arguments += ["--script", script, "--", *its_own]
+            arguments += ["--script", script, *its_own]
         threads = self._settings.run.training.threads
         host = start_child("spheres", arguments, self._folder.log("host"), threads, reports=True)
         log.info("host: pid %d for %d spheres", host.pid, len(self._settings.paths))

@@ -1,0 +1,214 @@
+"""A run on a tree, with real processes: orders, signals, deaths, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightwatch.cli.folder import read_json
+from lightwatch.cli.rows import read_rows
+from tests.cli.commands import lightwatch, processes_of, start, summary_of, tiny_project, wait_until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+
+Running = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """Start an endless run on a tree in `out` and wait for its first steps; nothing of it outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*more: str, tree: str = "2") -> subprocess.Popen[str]:
+        flags = [*tiny_project(tmp_path), "--steps", "1000000", "--tree", tree, "--out", "out", *more]
+        process = start("train", *flags, folder=tmp_path)
+        started.append(process)
+        wait_until(
+            lambda: process.poll() is not None or len(read_rows(tmp_path / "out" / "metrics.jsonl")) > 3,
+            "the first steps",
+            limit_s=90,
+        )
+        assert process.poll() is None, process.communicate()
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+    wait_until(lambda: not processes_of(tmp_path), "the end of all processes", limit_s=5)
+
+
+def ended(process: subprocess.Popen[str], folder: Path, limit_s: float = 60) -> tuple[int, str, dict[str, Any]]:
+    """Wait for the launcher: its code, its stderr, its summary; no process, socket or half written file is left."""
+    _, err = process.communicate(timeout=limit_s)
+    assert processes_of(folder) == []
+    left = [path.name for path in (folder / "out").rglob("*")]
+    assert not [name for name in left if name.endswith((".new", "-wal", "-shm", ".sock")) or name.startswith(".")]
+    assert "Traceback" not in err
+    return process.returncode, err, summary_of(folder / "out")
+
+
+def sphere(folder: Path, path: str) -> int:
+    """The pid of the sphere at `path`, as its control knows it."""
+    shown = lightwatch("status", "out", folder=folder).stdout
+    line = next(line for line in shown.splitlines() if line.split()[:1] == [path])
+    return int(line.split("pid ")[1].split()[0])
+
+
+def test_a_tree_gives_the_digest_of_one_process(tmp_path: Path) -> None:
+    """And with --json one line on stdout; the folder holds everything."""
+    flags = tiny_project(tmp_path)
+    alone = lightwatch("train", *flags, "--tree", "1", "--out", "alone", "--json", folder=tmp_path)
+    tree = lightwatch("train", *flags, "--tree", "a:2,b:1", "--out", "out", "--json", folder=tmp_path, timeout_s=120)
+    assert tree.returncode == 0, tree.stderr
+    found, expected = json.loads(tree.stdout), json.loads(alone.stdout)
+    assert found["digest"] == expected["digest"] and found["status"] == "completed"
+    assert (found["eval_loss"], found["loss"]) == (expected["eval_loss"], expected["loss"])
+    assert found["spheres"] == 3 and len(found["bytes_per_level"]) == 2 and min(found["bytes_per_level"]) > 0
+    assert not any(line.startswith("{") for line in tree.stderr.splitlines())
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    logs = {"logs/a/0.log", "logs/a/1.log", "logs/b/0.log", "logs/control.log", "logs/host.log"}
+    assert files == logs | {
+        "config.toml",
+        "control.json",
+        "ledger.db",
+        "metrics.jsonl",
+        "model.safetensors",
+        "sample.txt",
+        "summary.json",
+    }
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "alone/model.safetensors").read_bytes()
+    assert processes_of(tmp_path) == []
+
+
+def test_orders_hold_and_free_the_run_and_end_it_whole(running: Running, tmp_path: Path) -> None:
+    """Paused means that no version is made; a stop keeps the model, and the exit code is 0."""
+    process = running()
+    paused = lightwatch("pause", "out", folder=tmp_path)
+    assert paused.returncode == 0 and "paused at version" in paused.stdout, paused.stderr
+    version = int(paused.stdout.split()[-1])
+    shown = lightwatch("status", "out", folder=tmp_path).stdout
+    assert f"paused, version {version}/" in shown and "  0 " in shown and "  1 " in shown
+    assert read_rows(tmp_path / "out" / "metrics.jsonl")[-1]["version"] == version
+    resumed = lightwatch("resume", "out", folder=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    wait_until(lambda: read_rows(tmp_path / "out" / "metrics.jsonl")[-1]["version"] > version, "the next version")
+    address = (read_json(tmp_path / "out" / "control.json") or {})["address"]
+    stopped = lightwatch("stop", "--control", address, folder=tmp_path)
+    assert stopped.returncode == 0, stopped.stderr
+    code, _, summary = ended(process, tmp_path)
+    assert (code, summary["status"]) == (0, "stopped") and summary["version"] > version
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    late = lightwatch("pause", "out", folder=tmp_path)
+    assert late.returncode == 1 and "the run has ended: stopped" in late.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_stops_the_run_in_order(number: signal.Signals, code: int, running: Running, tmp_path: Path) -> None:
+    process = running()
+    process.send_signal(number)
+    found, _, summary = ended(process, tmp_path)
+    assert (found, summary["status"]) == (code, "stopped")
+
+
+def test_a_second_signal_ends_everything_at_once(running: Running, tmp_path: Path) -> None:
+    """Nobody is asked: all processes are gone, and the summary says that it failed."""
+    process = running()
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    code, err, summary = ended(process, tmp_path, limit_s=10)
+    assert (code, summary["status"]) == (130, "failed") and "second signal" in summary["reason"]
+    assert summary["reason"] in err
+
+
+def test_nothing_outlives_a_launcher_that_is_killed(running: Running, tmp_path: Path) -> None:
+    """SIGKILL asks nobody; control, host and spheres are gone within 5 s all the same."""
+    process = running()
+    assert len(processes_of(tmp_path)) >= 4
+    process.kill()
+    process.wait()
+    wait_until(lambda: not processes_of(tmp_path), "the end of all processes", limit_s=5)
+
+
+def test_a_sphere_that_dies_ends_the_run_with_its_name(running: Running, tmp_path: Path) -> None:
+    """One line says who, where and why; the exit code is 1."""
+    process = running()
+    pid = sphere(tmp_path, "1")
+    os.kill(pid, signal.SIGKILL)
+    code, err, summary = ended(process, tmp_path, limit_s=20)
+    assert (code, summary["status"]) == (1, "failed")
+    assert f"pid {pid}" in summary["reason"] and "sphere 1" in summary["reason"]
+    assert err.count(summary["reason"]) == 1 and summary["failures"][0] == summary["reason"]
+
+
+@pytest.mark.parametrize("whom", ["control", "spheres"])
+def test_a_control_or_host_that_dies_ends_the_run(whom: str, running: Running, tmp_path: Path) -> None:
+    """The launcher sees it and says which process it was."""
+    process = running()
+    words = f"-m\0{whom}\0".encode()
+    parents = [pid for pid in processes_of(tmp_path) if words in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    victim = min(parents)  # the host comes before the workers that it forks
+    os.kill(victim, signal.SIGKILL)
+    code, err, summary = ended(process, tmp_path, limit_s=30)
+    assert (code, summary["status"]) == (1, "failed")
+    assert summary["version"] >= 3 and summary["reason"]
+    if whom == "control":
+        assert f"control (pid {victim}) was ended by SIGKILL" in err
+
+
+def test_a_script_runs_on_the_tree_and_the_first_spheres_prints_are_shown(tmp_path: Path) -> None:
+    """Once, though every sphere printed; the digest is that of the script alone."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom lightwatch import Trainer, TrainingConfig\n"
+        "class Points(torch.utils.data.Dataset):\n"
+        "    def __len__(self):\n        return 64\n"
+        "    def __getitem__(self, n):\n        return torch.tensor([float(n), 1.0]) / 64, torch.tensor(n % 2)\n"
+        "import sys\nprint(sys.argv[1:])\n"
+        "trainer = Trainer(torch.nn.Linear(2, 2), Points(), TrainingConfig(max_steps=3, micro_batches=3))\n"
+        "print('digest:', trainer.train().step, trainer.digest())\n"
+    )
+    results = [
+        lightwatch("run", "--tree", tree, "--out", tree, "mine.py", "--tree", "x", folder=tmp_path, timeout_s=120)
+        for tree in ("1", "2")
+    ]
+    assert [result.returncode for result in results] == [0, 0], results
+    shown = [[line for line in result.stdout.splitlines() if "digest:" in line] for result in results]
+    assert len(shown[0]) == 1 and shown[0] == shown[1]
+    assert ["['--tree', 'x']" in result.stdout for result in results] == [True, True]
+    assert "digest:" in (tmp_path / "2" / "logs" / "1.log").read_text()
+
+
+def test_a_forward_that_fails_on_one_sphere_is_named(tmp_path: Path) -> None:
+    """The user's own line is in the sentence; the traceback is in that sphere's log."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom lightwatch import Trainer, TrainingConfig, sync\n"
+        "class Fragile(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        if sync.current is not None and sync.current.rank == 1:\n"
+        "            raise RuntimeError('no good')\n"
+        "        return super().forward(x)\n"
+        "class Points(torch.utils.data.Dataset):\n"
+        "    def __len__(self):\n        return 64\n"
+        "    def __getitem__(self, n):\n        return torch.tensor([float(n), 1.0]) / 64, torch.tensor(n % 2)\n"
+        "Trainer(Fragile(2, 2), Points(), TrainingConfig(max_steps=3, micro_batches=2)).train()\n"
+    )
+    result = lightwatch("run", "--tree", "2", "--out", "out", "mine.py", folder=tmp_path, timeout_s=60)
+    assert result.returncode == 1, result.stderr
+    assert "no good" in result.stderr and "sphere 1" in result.stderr and "Traceback" not in result.stderr
+    assert "Traceback" in (tmp_path / "out" / "logs" / "1.log").read_text()
+    assert processes_of(tmp_path) == []
+
+
+def test_status_at_a_silent_address_gives_up_within_its_time(tmp_path: Path) -> None:
+    """About 5 s, one sentence, exit code 1; what is no address is refused at once."""
+    silent = lightwatch("status", "--control", "tcp://127.0.0.1:9", folder=tmp_path, timeout_s=15)
+    assert silent.returncode == 1 and "did not answer within 5 s" in silent.stderr
+    assert lightwatch("status", "--control", "nonsense", folder=tmp_path).returncode == 2
