@@ -132,7 +132,6 @@ class Row(Message, frozen=True, kw_only=True):
     """Version `version` exists; its update used these numbers. The same from every sphere but for the seconds.
 
     check: wrapping int64 sum over the weights' bits; the next tail finds it equal on all, or is not taken.
-        None: control's own row of the start, made of the roll call.
     digest: sha256 where it was taken (verify_interval, v0, the end), else None.
     """
 

@@ -124,12 +124,25 @@ class NonFinite:
     parameter: int
     owner: int
 
+    def told(self, names: Sequence[str], step: int, owner: str) -> str:
+        """The sentence for the user. names: of the parameters, in the layout's order."""
+        where = f"the gradient of {names[self.parameter]}" if self.parameter < len(names) else "the loss"
+        return (
+            f"{where} is NaN or infinite in micro-batch {self.unit} of step {step} (computed twice, last by {owner}); "
+            f"the weights are still those of version {step}: lower the learning rate or look at that micro-batch"
+        )
+
 
 @dataclass(frozen=True)
 class Hopeless:
     """The exponents find no rest."""
 
     parameters: list[int] = field(default_factory=list)
+
+    def told(self, names: Sequence[str], step: int) -> str:
+        """The sentence for the user."""
+        which = ", ".join(names[i] for i in self.parameters[:5]) or "each repetition raised other flags"
+        return f"step {step} was repeated {ATTEMPTS_MOST} times and its sums never fit: {which}; is the hardware sound?"
 
 
 Verdict: TypeAlias = Update | Repeat | Rescale | NonFinite | Hopeless

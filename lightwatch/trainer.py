@@ -304,7 +304,7 @@ class Trainer:
         norm, lr = applied or (None, None)
         self._state = TrainingState(version, epoch, update.loss, lr, norm)
         self._busy_s += sum(watch.seconds.get(name, 0.0) for name in ("data", "compute", "update", "eval"))
-        suspects = ", ".join(map(str, update.cleared))
+        suspects = ", ".join(self.sync.name_of(owner) for owner in update.cleared)
         self._report(
             StepReport(
                 version, loss=update.loss, learning_rate=lr, grad_norm=norm, weight=update.weight, samples=samples,
@@ -360,14 +360,8 @@ class Trainer:
     def _stop_for(self, trouble: NonFinite | Hopeless) -> NoReturn:
         names = [slot.name for slot in self._replica.layout.slots]
         if isinstance(trouble, Hopeless):
-            which = ", ".join(names[i] for i in trouble.parameters[:5]) or "flags that change with each repetition"
-            raise ReductionError(f"step {self.version}: no exponents fit after {self._position.attempt} tries: {which}")
-        where = "the loss" if trouble.parameter == len(names) else f"the gradient of {names[trouble.parameter]}"
-        raise NonFiniteError(
-            f"{where} is NaN or infinite in micro-batch {trouble.unit} of step {self.version} "
-            f"(computed twice, last by {self.sync.name_of(trouble.owner)}); the weights are those of version "
-            f"{self.version}: lower the learning rate or look at that micro-batch"
-        )
+            raise ReductionError(trouble.told(names, self.version))
+        raise NonFiniteError(trouble.told(names, self.version, self.sync.name_of(trouble.owner)))
 
     def _micro_batches_of_step(self) -> int:
         return 1 if self._given else self.config.micro_batches
@@ -405,11 +399,5 @@ class Trainer:
         self.sync.order(**changes)
 
     def _batches(self, data: Any, collate_fn: Callable[[list[Any]], Any] | None) -> Batches:
-        config = self.config
-        return Batches(
-            data,
-            seed=config.seed,
-            micro_batches=config.micro_batches,
-            batch_size=config.batch_size,
-            collate_fn=collate_fn,
-        )
+        c = self.config
+        return Batches(data, seed=c.seed, micro_batches=c.micro_batches, batch_size=c.batch_size, collate_fn=collate_fn)

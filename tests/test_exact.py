@@ -237,6 +237,6 @@ def test_a_tied_weight_is_summed_once() -> None:
         layer(layer(x)).sum().backward()
     part.settle()
     weight = layer.weight.detach().clone().requires_grad_()
-    (x @ weight.T @ weight.T).sum().backward()
+    (x @ weight.T @ weight.T).sum().backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
     assert part.sums[:16].tolist() == [rounded(g, 1, 20) for g in weight.grad.reshape(-1).tolist()]

@@ -66,7 +66,8 @@ class Stateful(nn.Module):
         x = self.first(self.norm(x)).tanh()
         if float(x[0, 0].detach()) > 0:
             x = x + self.rare(x)
-        return self.last(x)
+        out: Tensor = self.last(x)
+        return out
 
 
 def stateful_trainer(sync: Alone) -> Trainer:
@@ -148,7 +149,7 @@ def test_nan_stops_all_spheres_alike_and_is_named(value: float, unit: int) -> No
         def poisoned(version: int, index: int, batch: object) -> object:
             if (version, index) != (2, unit):
                 return compute(version, index, batch)  # type: ignore[arg-type]
-            hook = weight.parameter.register_hook(lambda g: torch.full_like(g, value))
+            hook = weight.parameter.register_hook(lambda g: torch.full_like(g, value))  # type: ignore[no-untyped-call]
             try:
                 return compute(version, index, batch)  # type: ignore[arg-type]
             finally:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed import HashStore
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from control.protocol import Member
 from lightwatch.errors import ReductionError
