@@ -1,0 +1,449 @@
+"""The real process, over real sockets, with spheres that need no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+import zmq
+
+from control.client import ControlClient
+from control.errors import ControlError, OrderRefused
+from control.process import ControlProcess
+from control.protocol import (
+    Ask,
+    End,
+    Event,
+    How,
+    Phase,
+    StoreAdd,
+    StoreGet,
+    StoreReply,
+    StoreSet,
+    View,
+)
+from control.record import UNFINISHED, read_record
+from control.wire import encode
+from tests.control.fakes import FakeSphere
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parents[2]
+
+Spheres = Callable[..., list[FakeSphere]]
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[ControlProcess]:
+    """A control of two spheres; gone when the test is."""
+    with ControlProcess(tmp_path, run_id="run", tree="2", silence_s=2.0) as process:
+        yield process
+    assert process.poll() is not None
+    assert not psutil.pid_exists(process.pid)
+
+
+@pytest.fixture
+def spheres(control: ControlProcess) -> Iterator[Spheres]:
+    """Makes fake spheres at paths; closes their sockets afterwards."""
+    made: list[FakeSphere] = []
+
+    def make(*paths: str) -> list[FakeSphere]:
+        made.extend(FakeSphere(control.address, path) for path in paths)
+        return made[-len(paths) :]
+
+    yield make
+    for sphere in made:
+        sphere.leave()
+
+
+def begun(make: Spheres, *paths: str) -> list[FakeSphere]:
+    """Spheres that have been told to go."""
+    group = make(*paths)
+    for sphere in group:
+        sphere.join()
+    for sphere in group:
+        sphere.ready()
+    for sphere in group:
+        sphere.go()
+        sphere.beat()
+    return group
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.01)
+
+
+def background(do: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    """Run a blocking call beside the test; its result or its error."""
+    results: list[object] = []
+
+    def run() -> None:
+        try:
+            results.append(do())
+        except ControlError as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, results
+
+
+def test_a_run_from_hello_to_end(tmp_path: Path, control: ControlProcess, spheres: Spheres) -> None:
+    """All messages in their order, a ledger, metrics, exit code 0, and nothing left over in the folder."""
+    first, second = begun(spheres, "1", "0")
+    with ControlClient(tmp_path) as client:
+        assert client.status().state == "running"
+        for version in (1, 2, 3):
+            for sphere in (first, second):
+                sphere.row(version)
+        for sphere in (first, second):
+            sphere.closed(3)
+        for sphere in (first, second):
+            assert sphere.expect(End) == End(status="completed", reason="reached version 3")
+            sphere.leave()
+    assert control.wait(5.0) == 0
+    record = read_record(tmp_path / "ledger.db")
+    assert (record.status, record.version, record.digest) == ("completed", 3, "end")
+    assert record.notes["tree"] == "2"
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["version"], line["loss"], line["tokens_per_s"], line["digest"]) for line in lines] == [
+        (1, 1.0, 128.0, None),
+        (2, 0.5, 128.0, None),
+        (3, 1 / 3, 128.0, None),
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"ledger.db", "control.json", "control.log", "metrics.jsonl"}
+
+
+def test_the_first_in_the_tree_is_the_donor_whoever_came_first(control: ControlProcess, spheres: Spheres) -> None:
+    """Members in tree order; the deal is in everybody's Go."""
+    late, early = spheres("1", "0")
+    assert [late.join(micro_batches=3), early.join(micro_batches=3)] == [1, 2]
+    for sphere in (late, early):
+        sphere.ready()
+    go, other = early.go(), late.go()
+    assert (go.how, other.how, other.donor) == (How.HERE, How.FETCH, 2)
+    assert go.deal == other.deal == {2: [0, 1], 1: [2]}
+
+
+def test_it_is_ready_soon_and_imports_no_torch(tmp_path: Path) -> None:
+    """Half a second of its own work on an idle machine: here its processor time, which others don't lengthen."""
+    with ControlProcess(tmp_path, run_id="run", tree="2") as process:
+        times = psutil.Process(process.pid).cpu_times()
+        assert times.user + times.system < 0.5
+        maps = Path(f"/proc/{process.pid}/maps")
+        if maps.exists():
+            assert "torch" not in maps.read_text()
+    about = json.loads((tmp_path / "control.json").read_text())
+    assert about == {
+        "address": process.address,
+        "run_id": "run",
+        "pid": process.pid,
+        "incarnation": 1,
+        "host": socket.gethostname(),
+    }
+
+
+def test_a_port_in_use_is_one_sentence_and_code_2(tmp_path: Path) -> None:
+    """No traceback; the port is named."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listen = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "control", "--dir", str(tmp_path), "--run-id", "run", "--listen", listen]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+        assert done.returncode == 2
+        assert done.stderr == f"control: control can't listen at {listen}: the port is in use; give another --listen\n"
+        with pytest.raises(ControlError, match="the port is in use"):
+            ControlProcess(tmp_path, run_id="run", listen=listen)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--listen", "tcp://0.0.0.0:*", "loopback"),
+        ("--tree", "0x2", "0x2"),
+        ("--run-id", "a/b", "run id"),
+        ("--silence-s", "0", "silence_s"),
+        ("--dir", "/nowhere/at/all", "can't be opened"),
+    ],
+)
+def test_what_can_not_be_started_is_refused_with_code_2(tmp_path: Path, option: str, value: str, words: str) -> None:
+    """One line on stderr, nothing in the folder."""
+    options = {"--dir": str(tmp_path), "--run-id": "run", option: value}
+    command = [sys.executable, "-m", "control", *(f"{name}={text}" for name, text in options.items())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 2
+    assert words in done.stderr and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_ends_with_the_pipe_that_its_launcher_holds(
+    tmp_path: Path, control: ControlProcess, spheres: Spheres
+) -> None:
+    """End of file on stdin: at once, and the ledger says why."""
+    begun(spheres, "0", "1")
+    assert control.process.stdin is not None
+    control.process.stdin.close()
+    assert control.wait(3.0) == 1
+    record = read_record(tmp_path / "ledger.db")
+    assert (record.status, record.reason) == ("failed", "the launcher died")
+
+
+def test_a_killed_control_leaves_a_ledger_that_can_be_read(
+    tmp_path: Path, control: ControlProcess, spheres: Spheres
+) -> None:
+    """Everything that somebody has heard of is in it."""
+    first, second = begun(spheres, "0", "1")
+    with ControlClient(tmp_path) as client:
+        first.row(1)
+        second.row(1)
+        until(lambda: client.status().version == 1)
+        control.process.kill()
+        control.process.wait()
+    record = read_record(tmp_path / "ledger.db")
+    assert (record.status, record.version) == (UNFINISHED, 1)
+    assert record.generations[0].members == ["0", "1"]
+
+
+def test_a_sphere_whose_connection_closes_ends_the_run_with_one_line(
+    tmp_path: Path, control: ControlProcess, spheres: Spheres
+) -> None:
+    """Named with path, pid and host; the other is told within seconds; exit code 1."""
+    first, second = begun(spheres, "0", "1")
+    second.beat(Phase.FROZEN, failed_in=second.generation)
+    began = time.monotonic()
+    first.leave()
+    end = second.expect(End)
+    assert time.monotonic() - began < 2.0
+    where = f"sphere 0 (pid {os.getpid()} on {socket.gethostname()})"
+    assert end == End(status="failed", reason=f"{where} was lost at version 0 while computing: its connection closed")
+    second.leave()
+    assert control.wait(5.0) == 1
+    record = read_record(tmp_path / "ledger.db")
+    assert (record.status, record.reason) == ("failed", end.reason)
+    assert [(failure.path, failure.kind) for failure in record.failures] == [("0", "lost")]
+
+
+def test_a_sphere_that_stops_talking_ends_the_run(tmp_path: Path) -> None:
+    """A process that is stopped: its sockets stand, ZeroMQ's own heartbeat finds it."""
+    with ControlProcess(tmp_path, run_id="run", tree="2", silence_s=0.5) as control:
+        script = (
+            "import sys\n"
+            "from tests.control.fakes import FakeSphere\n"
+            "sphere = FakeSphere(sys.argv[1], '0')\n"
+            "sphere.join()\n"
+            "print('here', flush=True)\n"
+            "sphere.ready()\n"
+            "sphere.go()\n"
+            "sphere.expect(int)\n"
+        )
+        command = [sys.executable, "-c", script, control.address]
+        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        other = FakeSphere(control.address, "1")
+        try:
+            other.join()
+            other.ready()
+            other.go()
+            child.send_signal(signal.SIGSTOP)
+            reason = ""
+            while not reason:
+                other.beat()
+                other.wait(lambda sphere: sphere.ended is not None or sphere.ticks > 0)
+                other.ticks = 0
+                reason = other.ended.reason if other.ended else ""
+            assert reason.startswith(f"sphere 0 (pid {child.pid} on ")
+            assert "heard" in reason
+        finally:
+            other.leave()
+            child.kill()
+            child.wait()
+            assert child.stdout is not None
+            child.stdout.close()
+
+
+def test_a_differing_fingerprint_is_refused_and_fails_the_run(control: ControlProcess, spheres: Spheres) -> None:
+    """The refused one hears the sentence, the other that the run is over."""
+    first, second = spheres("0", "1")
+    first.join()
+    second.join(threads="4")
+    assert "its threads is '4', the others' is '1'" in second.refused()
+    assert "sphere 1: its threads" in first.expect(End).reason
+
+
+def test_a_second_sphere_at_a_path_is_refused_and_harms_nobody(control: ControlProcess, spheres: Spheres) -> None:
+    """It hears who has the path."""
+    first, again = spheres("0", "0")
+    first.join()
+    again.hello(pid=1)
+    assert f"the path is taken by pid {os.getpid()}" in again.refused()
+    (second,) = spheres("1")
+    second.join()
+    first.expect(View)
+
+
+def test_orders_are_in_force_everywhere_before_the_client_hears_the_version(
+    control: ControlProcess, spheres: Spheres
+) -> None:
+    """Two answers: given, and in force from version 2 on."""
+    first, second = begun(spheres, "0", "1")
+    with ControlClient(control.address) as client:
+        thread, results = background(lambda: client.set_learning_rate(0.25))
+        for sphere in (first, second):
+            sphere.wait(lambda sphere: len(sphere.orders) == 1)
+            assert sphere.orders[0].learning_rate == 0.25
+            sphere.row(1)
+        for sphere in (first, second):
+            sphere.row(2, in_force=1)
+        thread.join(5.0)
+        assert results == [2]
+        assert client.set_learning_rate(0.25) == 2, "already so: nothing to wait for"
+        with pytest.raises(OrderRefused, match="above 0"):
+            client.set_learning_rate(-1.0)
+        assert client.pause(wait=False) is None
+        assert client.resume(wait=False) is None
+        assert client.status().order == 3
+
+
+def test_an_order_that_the_end_overtook_is_refused(control: ControlProcess, spheres: Spheres) -> None:
+    """Whoever waits hears how the run ended, instead of a time-out."""
+    first, second = begun(spheres, "0", "1")
+    with ControlClient(control.address) as client:
+        thread, results = background(client.pause)
+        first.wait(lambda sphere: len(sphere.orders) == 1)
+        for sphere in (first, second):
+            sphere.closed(1)
+        thread.join(5.0)
+        assert isinstance(results[0], OrderRefused) and "has ended (completed)" in str(results[0])
+
+
+def test_the_same_request_acts_once(control: ControlProcess, spheres: Spheres) -> None:
+    """Sent again because the answer was late."""
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.connect(control.address)
+    for _ in range(3):
+        dealer.send(encode(Ask(request="same", what="pause")))
+    for _ in range(3):
+        assert dealer.poll(5000)
+        dealer.recv()
+    with ControlClient(control.address) as client:
+        assert client.status().order == 1
+    dealer.close(0)
+    context.term()
+
+
+def test_junk_reaches_nothing(control: ControlProcess, spheres: Spheres) -> None:
+    """Frames that are no message, too many parts, control's own messages: dropped, and control answers on."""
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.connect(control.address)
+    for frame in (b"", b"\x00", b"\xc1" * 100, encode(End(status="completed")), os.urandom(5000)):
+        dealer.send(frame)
+    dealer.send_multipart([b"one", b"two"])
+    dealer.send(encode(StoreSet(generation=(0, 0), request=1, key="k", value=b"")))
+    with ControlClient(control.address) as client:
+        assert client.status().spheres == []
+        begun(spheres, "0", "1")
+        assert client.status().state == "running"
+    dealer.close(0)
+    context.term()
+
+
+def test_spheres_meet_in_the_store(control: ControlProcess, spheres: Spheres) -> None:
+    """A get waits for the other's set; an older generation is not answered."""
+    first, second = begun(spheres, "0", "1")
+    first.say(StoreGet(generation=first.generation, request=1, keys=["peer"]))
+    second.say(StoreSet(generation=(0, 9), request=2, key="peer", value=b"old"))
+    second.say(StoreSet(generation=second.generation, request=3, key="peer", value=b"new"))
+    assert second.expect(StoreReply).request == 3
+    assert first.expect(StoreReply).values == [b"new"]
+    first.say(StoreAdd(generation=first.generation, request=4, key="n", amount=5))
+    assert first.expect(StoreReply).values == [b"5"]
+
+
+def test_sigterm_is_a_stop_order_and_the_second_ends_at_once(
+    tmp_path: Path, control: ControlProcess, spheres: Spheres
+) -> None:
+    """SIGINT is the launcher's business."""
+    first = begun(spheres, "0", "1")[0]
+    control.process.send_signal(signal.SIGINT)
+    control.process.send_signal(signal.SIGTERM)
+    first.wait(lambda sphere: [order.stopped for order in sphere.orders] == [True])
+    control.process.send_signal(signal.SIGTERM)
+    assert control.wait(3.0) == 1
+    assert read_record(tmp_path / "ledger.db").orders[0].what == "stop"
+
+
+def test_a_stop_ends_the_run_as_stopped_with_code_0(tmp_path: Path, control: ControlProcess, spheres: Spheres) -> None:
+    """All spheres close at the same version; the client hears which."""
+    first, second = begun(spheres, "0", "1")
+    with ControlClient(control.address) as client:
+        thread, results = background(client.stop)
+        for sphere in (first, second):
+            sphere.wait(lambda sphere: len(sphere.orders) == 1)
+            sphere.row(1, in_force=1)
+        thread.join(5.0)
+        assert results == [1]
+    for sphere in (first, second):
+        sphere.closed(1, reason="stopped")
+    for sphere in (first, second):
+        sphere.expect(End)
+        sphere.leave()
+    assert control.wait(5.0) == 0
+    assert read_record(tmp_path / "ledger.db").status == "stopped"
+
+
+def test_a_watching_client_hears_the_story_to_its_end(control: ControlProcess, spheres: Spheres) -> None:
+    """Rows once each, in order; the last event is the end, with the outcome."""
+    with ControlClient(control.address) as client:
+        story = client.events()
+        assert next(story).kind == "state"
+        thread, results = background(lambda: list(story))
+        first, second = begun(spheres, "0", "1")
+        for version in (1, 2):
+            for sphere in (first, second):
+                sphere.row(version)
+        for sphere in (first, second):
+            sphere.closed(2)
+        for sphere in (first, second):
+            sphere.expect(End)
+            sphere.leave()
+        thread.join(10.0)
+        events = results[0]
+    assert isinstance(events, list) and all(isinstance(event, Event) for event in events)
+    assert [event.row.version for event in events if event.kind == "row"] == [1, 2]
+    assert [event.text for event in events if event.kind == "generation"] == [
+        "generation (1, 1): roll call of 2 spheres",
+        "generation (1, 1) begins at version 0",
+    ]
+    assert events[-1].kind == "end" and events[-1].text == "completed: reached version 2"
+    assert events[-1].status.outcome == "completed" and events[-1].status.version == 2
+
+
+def test_a_record_that_can_not_be_written_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    """The spheres hear it though the ledger can't hold it."""
+    with ControlProcess(tmp_path, run_id="run", tree="1x1") as control:
+        sphere = FakeSphere(control.address, "0/0")
+        try:
+            begun(lambda *paths: [sphere], "0/0")
+            (tmp_path / "metrics.jsonl").mkdir()  # what can't be written, as on a full disk
+            sphere.row(1)
+            end = sphere.expect(End)
+            assert end.status == "failed" and end.reason.startswith("control can't go on: ")
+        finally:
+            sphere.leave()
+        assert control.wait(5.0) == 1
+    assert read_record(tmp_path / "ledger.db").reason == end.reason
