@@ -90,8 +90,6 @@ class Trainer:
         self._micro_batches = 0
         self._busy_s = 0.0
 
-    # ------------------------------------------------------------ what users call
-
     def train(self, num_epochs: int | None = None) -> TrainingState:
         """Train until `max_steps`, or for `num_epochs` if they end first; one epoch if neither is given.
 
@@ -330,8 +328,6 @@ class Trainer:
         reason = "stopped" if self._in_force.stopped else "completed"
         closing = Closing(self.version, self._digest, reason, loss, weight, self._micro_batches, self._busy_s)
         self.sync.closed(closing, self.model)
-
-    # ------------------------------------------------------------ parts of it
 
     def _admit(self, target: int) -> None:
         if self._admitted:
