@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,6 +12,7 @@ from typing import TypeVar
 import msgspec
 import zmq
 
+from control.errors import ControlError
 from control.protocol import (
     Beat,
     Closed,
@@ -141,3 +143,41 @@ class FakeSphere:
         if not self.socket.closed:
             self.socket.close()
             self.context.term()
+
+
+Spheres = Callable[..., list[FakeSphere]]
+
+
+def begun(make: Spheres, *paths: str) -> list[FakeSphere]:
+    """Spheres that have been told to go."""
+    group = make(*paths)
+    for sphere in group:
+        sphere.join()
+    for sphere in group:
+        sphere.ready()
+    for sphere in group:
+        sphere.go()
+        sphere.beat()
+    return group
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.01)
+
+
+def background(do: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    """Run a blocking call beside the test; its result or its error."""
+    results: list[object] = []
+
+    def run() -> None:
+        try:
+            results.append(do())
+        except ControlError as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, results

@@ -8,9 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -18,12 +16,10 @@ import pytest
 import zmq
 
 from control.client import ControlClient
-from control.errors import ControlError, OrderRefused
+from control.errors import ControlError
 from control.process import ControlProcess
 from control.protocol import (
-    Ask,
     End,
-    Event,
     How,
     Phase,
     StoreAdd,
@@ -34,71 +30,11 @@ from control.protocol import (
 )
 from control.record import UNFINISHED, read_record
 from control.wire import encode
-from tests.control.fakes import FakeSphere
+from tests.control.fakes import FakeSphere, Spheres, begun, until
 
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
-
-Spheres = Callable[..., list[FakeSphere]]
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlProcess]:
-    """A control of two spheres; gone when the test is."""
-    with ControlProcess(tmp_path, run_id="run", tree="2", silence_s=2.0) as process:
-        yield process
-    assert process.poll() is not None
-    assert not psutil.pid_exists(process.pid)
-
-
-@pytest.fixture
-def spheres(control: ControlProcess) -> Iterator[Spheres]:
-    """Makes fake spheres at paths; closes their sockets afterwards."""
-    made: list[FakeSphere] = []
-
-    def make(*paths: str) -> list[FakeSphere]:
-        made.extend(FakeSphere(control.address, path) for path in paths)
-        return made[-len(paths) :]
-
-    yield make
-    for sphere in made:
-        sphere.leave()
-
-
-def begun(make: Spheres, *paths: str) -> list[FakeSphere]:
-    """Spheres that have been told to go."""
-    group = make(*paths)
-    for sphere in group:
-        sphere.join()
-    for sphere in group:
-        sphere.ready()
-    for sphere in group:
-        sphere.go()
-        sphere.beat()
-    return group
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.01)
-
-
-def background(do: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
-    """Run a blocking call beside the test; its result or its error."""
-    results: list[object] = []
-
-    def run() -> None:
-        try:
-            results.append(do())
-        except ControlError as error:
-            results.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, results
 
 
 def test_a_run_from_hello_to_end(tmp_path: Path, control: ControlProcess, spheres: Spheres) -> None:
@@ -294,57 +230,6 @@ def test_a_second_sphere_at_a_path_is_refused_and_harms_nobody(control: ControlP
     first.expect(View)
 
 
-def test_orders_are_in_force_everywhere_before_the_client_hears_the_version(
-    control: ControlProcess, spheres: Spheres
-) -> None:
-    """Two answers: given, and in force from version 2 on."""
-    first, second = begun(spheres, "0", "1")
-    with ControlClient(control.address) as client:
-        thread, results = background(lambda: client.set_learning_rate(0.25))
-        for sphere in (first, second):
-            sphere.wait(lambda sphere: len(sphere.orders) == 1)
-            assert sphere.orders[0].learning_rate == 0.25
-            sphere.row(1)
-        for sphere in (first, second):
-            sphere.row(2, in_force=1)
-        thread.join(5.0)
-        assert results == [2]
-        assert client.set_learning_rate(0.25) == 2, "already so: nothing to wait for"
-        with pytest.raises(OrderRefused, match="above 0"):
-            client.set_learning_rate(-1.0)
-        assert client.pause(wait=False) is None
-        assert client.resume(wait=False) is None
-        assert client.status().order == 3
-
-
-def test_an_order_that_the_end_overtook_is_refused(control: ControlProcess, spheres: Spheres) -> None:
-    """Whoever waits hears how the run ended, instead of a time-out."""
-    first, second = begun(spheres, "0", "1")
-    with ControlClient(control.address) as client:
-        thread, results = background(client.pause)
-        first.wait(lambda sphere: len(sphere.orders) == 1)
-        for sphere in (first, second):
-            sphere.closed(1)
-        thread.join(5.0)
-        assert isinstance(results[0], OrderRefused) and "has ended (completed)" in str(results[0])
-
-
-def test_the_same_request_acts_once(control: ControlProcess, spheres: Spheres) -> None:
-    """Sent again because the answer was late."""
-    context = zmq.Context()
-    dealer = context.socket(zmq.DEALER)
-    dealer.connect(control.address)
-    for _ in range(3):
-        dealer.send(encode(Ask(request="same", what="pause")))
-    for _ in range(3):
-        assert dealer.poll(5000)
-        dealer.recv()
-    with ControlClient(control.address) as client:
-        assert client.status().order == 1
-    dealer.close(0)
-    context.term()
-
-
 def test_junk_reaches_nothing(control: ControlProcess, spheres: Spheres) -> None:
     """Frames that are no message, too many parts, control's own messages: dropped, and control answers on."""
     context = zmq.Context()
@@ -385,52 +270,6 @@ def test_sigterm_is_a_stop_order_and_the_second_ends_at_once(
     control.process.send_signal(signal.SIGTERM)
     assert control.wait(3.0) == 1
     assert read_record(tmp_path / "ledger.db").orders[0].what == "stop"
-
-
-def test_a_stop_ends_the_run_as_stopped_with_code_0(tmp_path: Path, control: ControlProcess, spheres: Spheres) -> None:
-    """All spheres close at the same version; the client hears which."""
-    first, second = begun(spheres, "0", "1")
-    with ControlClient(control.address) as client:
-        thread, results = background(client.stop)
-        for sphere in (first, second):
-            sphere.wait(lambda sphere: len(sphere.orders) == 1)
-            sphere.row(1, in_force=1)
-        thread.join(5.0)
-        assert results == [1]
-    for sphere in (first, second):
-        sphere.closed(1, reason="stopped")
-    for sphere in (first, second):
-        sphere.expect(End)
-        sphere.leave()
-    assert control.wait(5.0) == 0
-    assert read_record(tmp_path / "ledger.db").status == "stopped"
-
-
-def test_a_watching_client_hears_the_story_to_its_end(control: ControlProcess, spheres: Spheres) -> None:
-    """Rows once each, in order; the last event is the end, with the outcome."""
-    with ControlClient(control.address) as client:
-        story = client.events()
-        assert next(story).kind == "state"
-        thread, results = background(lambda: list(story))
-        first, second = begun(spheres, "0", "1")
-        for version in (1, 2):
-            for sphere in (first, second):
-                sphere.row(version)
-        for sphere in (first, second):
-            sphere.closed(2)
-        for sphere in (first, second):
-            sphere.expect(End)
-            sphere.leave()
-        thread.join(10.0)
-        events = results[0]
-    assert isinstance(events, list) and all(isinstance(event, Event) for event in events)
-    assert [event.row.version for event in events if event.kind == "row"] == [1, 2]
-    assert [event.text for event in events if event.kind == "generation"] == [
-        "generation (1, 1): roll call of 2 spheres",
-        "generation (1, 1) begins at version 0",
-    ]
-    assert events[-1].kind == "end" and events[-1].text == "completed: reached version 2"
-    assert events[-1].status.outcome == "completed" and events[-1].status.version == 2
 
 
 def test_a_record_that_can_not_be_written_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
