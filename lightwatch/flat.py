@@ -63,7 +63,7 @@ class FlatLayout:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        trainable = trainable_parameters(model)
         _check(trainable)
         self.model = model
         self.slots: list[Slot] = []
@@ -105,6 +105,11 @@ class FlatLayout:
         return int(self.weights.view(torch.int64).sum())
 
 
+def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """What is trained, in registration order: parameters with requires_grad that hold at least one element."""
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.numel()]
+
+
 def in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
     """`tensor` as 1-D in the memory order of `like`; copies only where the two differ in strides."""
     if tensor.stride() != like.stride():
@@ -141,11 +146,16 @@ class Buffers:
 
     Each micro-batch starts from the version's buffers; micro-batch 0's are taken, and shared as a SUM of bit patterns
     to which only its owner contributes. A run of micro-batches elsewhere, in any order, thus changes nothing.
+
+    A forward may change a buffer in place or put another tensor of the same shape in its place (`self.mean = ...`).
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._tensors = [b for _, b in model.named_buffers()]
-        self.words = sum(-(-b.numel() * b.element_size() // 4) for b in self._tensors)
+        homes = [(module, name) for module in model.modules() for name in module._buffers]
+        held = {id(b): (module, name) for module, name in reversed(homes) if (b := module._buffers[name]) is not None}
+        self._homes = [home for home in homes if home in held.values()]
+        self._sizes = [b.numel() * b.element_size() for b in self._now()]
+        self.words = sum(-(-size // 4) for size in self._sizes)
 
     def read(self) -> Tensor:
         """int32 (words,): the bits of all buffers now, on the CPU."""
@@ -160,11 +170,14 @@ class Buffers:
             for stretch, buffer in self._stretches(words):
                 buffer.copy_(stretch.clone().view(buffer.dtype).reshape(buffer.shape))
 
+    def _now(self) -> list[Tensor]:
+        """The tensors that are the buffers at this moment."""
+        return [b for module, name in self._homes if (b := module._buffers[name]) is not None]
+
     def _stretches(self, words: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         raw = words.view(torch.uint8)
         at = 0
-        for buffer in self._tensors:
-            count = buffer.numel() * buffer.element_size()
+        for count, buffer in zip(self._sizes, self._now(), strict=True):
             yield raw[at : at + count], buffer
             at += -(-count // 4) * 4
 

@@ -24,7 +24,7 @@ from .config import TrainingConfig
 from .data import Batch, key, seed_everything
 from .errors import ConfigError
 from .exact import UNMEASURED, Accumulator, write_mean
-from .flat import Buffers, FlatLayout, digest_of
+from .flat import Buffers, FlatLayout, digest_of, trainable_parameters
 from .optim import AdamW, Schedule, clip_grad_norm_, grad_norm
 from .tail import Outcome
 
@@ -86,8 +86,11 @@ class Replica:
             return Outcome(0.0, 0, batch.samples)
         self._buffers.write(self._version_buffers)
         self.model.eval()
-        loss = float(self._loss(batch))
-        self.model.train()
+        try:
+            loss = float(self._loss(batch))
+        finally:
+            self.model.train()
+            self._buffers.write(self._version_buffers)
         return Outcome(loss, batch.weight, batch.samples)
 
     def buckets(self) -> list[Tensor]:
@@ -159,7 +162,7 @@ class Replica:
 
     def refuse_changes(self) -> None:
         """Raise ConfigError if the set of trainable parameters, or their storage, is no longer what was laid out."""
-        now = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        now = dict(trainable_parameters(self.model))
         laid_out = {slot.name: slot for slot in self.layout.slots}
         changed = sorted(set(now) ^ set(laid_out))
         moved = sorted(n for n in set(now) & set(laid_out) if now[n].data_ptr() != self._home(laid_out[n].offset))

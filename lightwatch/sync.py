@@ -52,12 +52,13 @@ class Standing:
 @dataclass(frozen=True)
 class Start:
     """How a generation begins for this sphere. keep: the own sums go on. share: the state comes down the tree first,
-    and `holder` says whether it is taken from here."""
+    and `holder` says whether it is taken from here. in_force: the newest order that holds from the start."""
 
     position: Position
     keep: bool = False
     share: bool = False
     holder: bool = True
+    in_force: int = 0
 
 
 class GenerationEnded(Exception):
@@ -142,10 +143,6 @@ class Alone:
         """Nobody else has to agree."""
 
     def begin(self, standing: Standing) -> Start:
-        with self._changed:
-            last = self._orders[-1]
-            if last.stopped:  # called again after a stop: the call is the order to go on
-                self._orders.append(replace(last, number=last.number + 1, stopped=False, paused=False))
         return Start(standing.position)
 
     def share_state(self, tensors: dict[str, Tensor], start: Start) -> None:

@@ -13,6 +13,7 @@ A step, as data flows
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -151,8 +152,8 @@ class Trainer:
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """The base rate from the step after the next boundary on; the schedule still multiplies it."""
-        if not learning_rate >= 0:
-            raise ConfigError(f"a learning rate must be >= 0, got {learning_rate}")
+        if not 0 <= learning_rate < math.inf:
+            raise ConfigError(f"a learning rate must be finite and >= 0, got {learning_rate}")
         self._order(learning_rate=float(learning_rate))
 
     # ------------------------------------------------------------ the loop
@@ -164,11 +165,15 @@ class Trainer:
         try:
             self._total = total
             self._replica.refuse_changes()
+            if self._in_force.stopped and isinstance(self.sync, Alone):  # the call is the order to go on
+                self._in_force = self.sync.wanted(self.sync.order(stopped=False, paused=False))
             self._admit(target)
             self.status = move(self.status, TrainingStatus.RUNNING)
             self._advance(target, closing)
         except BaseException:
             self.status = TrainingStatus.ERROR
+            self._suspicion = None
+            self._begin_position(self._position._replace(attempt=0))  # sums may hold a part of this step
             raise
         whole = self.version > before and closing and not self._in_force.stopped
         self.status = move(self.status, TrainingStatus.COMPLETED if whole else TrainingStatus.IDLE)
@@ -200,9 +205,12 @@ class Trainer:
             self._digest = self._replica.digest()
         if not start.keep:
             self._begin_position(start.position)
+        self._in_force = self.sync.wanted(max(self._in_force.number, start.in_force))
         self._entered = True
         if self._reported < self.version:
-            self._report(StepReport(self.version, check=self._replica.layout.check(), digest=self._digest))
+            check, number = self._replica.layout.check(), self._in_force.number
+            self._reported = self.version
+            self.sync.report(StepReport(self.version, check=check, digest=self._digest, in_force=number))
 
     def _take_step(self, target: int) -> None:
         """One version: compute what was dealt, sum it, agree, and only then change anything."""
@@ -242,18 +250,10 @@ class Trainer:
                 continue
             batch = self._given or self.data.batch(self.version, unit)
             watch.lap("data")
-            self._outcomes[unit] = self._whole(unit, batch)
+            self._outcomes[unit] = self._replica.compute(self.version, unit, batch)
             self._micro_batches += 1
             watch.lap("compute")
         self.sync.progress(self._position, "reducing", len(self._outcomes), len(units))
-
-    def _whole(self, unit: int, batch: Batch) -> Outcome:
-        """A micro-batch all the way; if it raises, the sums hold part of it and are emptied."""
-        try:
-            return self._replica.compute(self.version, unit, batch)
-        except BaseException:
-            self._begin_position(self._position)
-            raise
 
     def _agree(self, units: int, sums: list[Tensor]) -> Tail:
         """The tail, summed over all and found sound; all own buckets are complete."""
@@ -303,7 +303,8 @@ class Trainer:
         self._state = TrainingState(version, epoch, update.loss, lr, norm)
         self._busy_s += sum(watch.seconds.get(name, 0.0) for name in ("data", "compute", "update", "eval"))
         suspects = ", ".join(self.sync.name_of(owner) for owner in update.cleared)
-        self._report(
+        self._reported = version
+        self.sync.report(
             StepReport(
                 version, loss=update.loss, learning_rate=lr, grad_norm=norm, weight=update.weight, samples=samples,
                 attempts=attempts, skipped=applied is None, in_force=self._in_force.number,
@@ -374,10 +375,6 @@ class Trainer:
     def _digest_due(self, target: int) -> bool:
         every = self.config.verify_interval
         return self.version == target or self._in_force.stopped or bool(every and self.version % every == 0)
-
-    def _report(self, report: StepReport) -> None:
-        self._reported = report.version
-        self.sync.report(report)
 
     def _tell(self) -> None:
         """Callbacks and the log, after the version stands."""

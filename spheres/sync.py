@@ -9,6 +9,7 @@ Laws
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -58,7 +59,7 @@ class TreeSync:
         self._groups: Groups | None = None
         self._wires: list[Tensor] = []
         self._next_wire = 0
-        self._orders: tuple[Wanted, ...] = (Wanted(),)
+        self._deal_check = 0
         self.first = False
         self.members = 1
         self.rank = 0
@@ -90,7 +91,11 @@ class TreeSync:
             if isinstance(go, Go) and self._build(view):
                 self._go = go
                 return Start(
-                    Position(*_tuple(go.position)), keep=go.keep, share=bool(go.donor), holder=go.how is not How.FETCH
+                    Position(*_tuple(go.position)),
+                    keep=go.keep,
+                    share=bool(go.donor),
+                    holder=go.how is not How.FETCH,
+                    in_force=go.in_force,
                 )
 
     def share_state(self, tensors: dict[str, Tensor], start: Start) -> None:
@@ -146,11 +151,13 @@ class TreeSync:
         """Go's deal for the position that the generation began at, even shares afterwards; evaluation evenly too."""
         assert self._view is not None
         ids = [member.sphere for member in self._view.members]
-        mine = self._link.heard.sphere
-        units = share_out(training, ids, position.attempt)[mine]
+        deal = share_out(training, ids, position.attempt)
         if self._go is not None and training and position == _tuple(self._go.position):
-            units = self._go.deal.get(mine, [])
-        return [*units, *(training + unit for unit in share_out(evaluation, ids, position.attempt)[mine])]
+            deal = self._go.deal
+        evaluations = share_out(evaluation, ids, position.attempt)
+        self._deal_check = zlib.crc32(repr((sorted(deal.items()), evaluations)).encode())
+        mine = self._link.heard.sphere
+        return [*deal.get(mine, ()), *(training + unit for unit in evaluations[mine])]
 
     def reduce(self, bucket: Tensor) -> Tensor:
         assert self._groups is not None
@@ -174,7 +181,7 @@ class TreeSync:
         mine = {
             "generation": self._generation[0] << 32 | self._generation[1],
             "position": position.lineage << 48 | position.version << 8 | position.attempt,
-            "deal": tail.units["taken"].size,
+            "deal": self._deal_check,
             "seen": heard.seen,
         }
         for name, value in mine.items():
