@@ -179,15 +179,29 @@ def _order_in_force(state: State) -> Event | None:
         return None
     if state.begun.in_force >= waiting[0]:
         return OrderTook(number=state.begun.in_force, version=state.begun.position.version)
-    rows = sorted(state.versions.claims.items())
-    for version, claim in rows:
+    for version, claim in sorted(state.versions.claims.items()):
         if claim.row.in_force >= waiting[0]:
-            return OrderTook(number=min(claim.row.in_force, len(state.orders)), version=version)
+            return _took(state, claim.row.in_force, version)
     beats = [seat.beat for seat in state.member_seats() if seat.beat is not None]
     number = min((beat.in_force for beat in beats), default=0)
     if len(beats) == len(state.members) and number >= waiting[0]:
-        return OrderTook(number=min(number, len(state.orders)), version=max(beat.position.version for beat in beats))
+        return _took(state, number, max(beat.position.version for beat in beats))
     return None
+
+
+def _took(state: State, number: int, version: int) -> OrderTook:
+    """Orders up to `number` are in force, as seen at `version`.
+
+    While paused at X they take effect one by one at X, up to the one that ends the pause; the evidence may come later.
+    """
+    number = min(number, len(state.orders))
+    done = [order for order in state.orders if order.version is not None]
+    last = done[-1] if done else None
+    if last is None or last.version is None or not last.wanted.paused or last.wanted.stopped:
+        return OrderTook(number=number, version=version)
+    after = [order.wanted for order in state.orders[len(done) : number]]
+    until = next((wanted.number for wanted in after if not wanted.paused or wanted.stopped), number)
+    return OrderTook(number=until, version=last.version)
 
 
 def _closed(state: State, now_s: float) -> Event | None:

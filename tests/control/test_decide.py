@@ -230,3 +230,25 @@ def test_while_paused_an_order_is_in_force_once_every_sphere_says_so() -> None:
     play.beat("1", Phase.PAUSED, version=4, in_force=2)
     assert play.state.orders[1].version == 4
     assert play.state.status.value == "running"
+
+
+def test_orders_given_during_a_pause_are_in_force_at_its_version_whatever_proves_it() -> None:
+    """Up to the one that ends the pause; what comes after that is agreed by the next tail, as ever."""
+    play = Play("0", "1").begin()
+    play.order("pause")
+    play.row("0", 4, in_force=1)
+    play.order("set_learning_rate", 0.5)
+    play.order("resume")
+    play.order("set_learning_rate", 0.25)
+    play.row("0", 5, in_force=4)
+    assert [order.version for order in play.state.orders] == [4, 4, 4, 5]
+
+
+def test_a_pause_and_its_end_agreed_by_one_tail_never_paused() -> None:
+    """Both hold from that version on."""
+    play = Play("0", "1").begin()
+    play.order("pause")
+    play.order("resume")
+    play.row("0", 3, in_force=2)
+    assert [order.version for order in play.state.orders] == [3, 3]
+    assert play.state.status.value == "running"
