@@ -40,15 +40,15 @@ def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: s
         facts, signals = _alone(settings, view, terminal) if settings.alone else _on_tree(settings, view)
     summary = summarise(settings, facts, read_rows(settings.folder.metrics), time.monotonic() - began_s)
     code = exit_code(facts.status, usage=facts.usage, signals=signals)
+    if facts.status == "failed":
+        terminal.complain(facts.reason)
+        if debug and facts.detail:
+            sys.stderr.write(facts.detail)
     try:
         write_whole(settings.folder.summary, as_text(summary))
     except OSError as error:
         terminal.complain(f"summary.json can't be written: {error.strerror or error}")
         code = code or 1
-    if facts.status == "failed":
-        terminal.complain(facts.reason)
-        if debug and facts.detail:
-            sys.stderr.write(facts.detail)
     tell_end(terminal, settings.folder, summary)
     terminal.emit(summary)
     return code

@@ -52,6 +52,7 @@ class Launch:
         self._trouble = ""
         self._unfinished = b""
         self._host_talks = True
+        self._codes: dict[str, int] = {}
 
     def run(self) -> Ended:
         """Start, watch, end. Raises ConfigError if control refuses the address, LightwatchError if it can't start."""
@@ -127,17 +128,19 @@ class Launch:
             elif do is Do.KILL:
                 log.info("ending all processes: %s", reason)
                 at_once = len(self._signals.received) > 1
-                return Ended(reason if at_once else f"{self._trouble or reason}; {reason}", at_once=at_once)
+                return Ended(reason if at_once or not self._trouble else f"{self._trouble}; {reason}", at_once)
 
     def _look(self, control: Child, host: Child) -> Seen:
         """What is so now; the first thing amiss is kept as a sentence."""
         control_code, host_code = control.code(), host.code()
+        if host_code is None and len(self._codes) == len(self._settings.paths):
+            host_code = 0  # it has only its own interpreter left to take down, which with torch takes a second
         if (control_code, host_code) != (None, None) and self._trouble_at_s is None:
             self._trouble_at_s = time.monotonic()
-        if control_code is not None:
-            self._trouble_of(control, control_code)
-        elif host_code is not None:
-            self._trouble_of(host, host_code)
+        if control_code:  # where the ledger has no end, this is why; spheres that ended before were only told to
+            self._trouble = self._trouble_of(control, control_code)
+        elif host_code and not self._trouble:
+            self._trouble = self._trouble_of(host, host_code)
         return Seen(
             signals=tuple(self._signals.received),
             stop_ordered=self._stop_ordered,
@@ -147,10 +150,9 @@ class Launch:
             silence_s=self._settings.run.control.silence_s,
         )
 
-    def _trouble_of(self, child: Child, code: int) -> None:
-        if code and not self._trouble:
-            said = last_line(child.log)
-            self._trouble = f"{child.name} (pid {child.pid}) {spoken_end(code)}{': ' if said else ''}{said}"
+    def _trouble_of(self, child: Child, code: int) -> str:
+        said = last_line(child.log)
+        return f"{child.name} (pid {child.pid}) {spoken_end(code)}{': ' if said else ''}{said}"
 
     def _read_host(self, host: Child) -> None:
         """Take in what the host has reported so far."""
@@ -175,10 +177,11 @@ class Launch:
             log.info("sphere %s: pid %d", item["started"], item["pid"])
         elif "exited" in item:
             code = item["code"] if item["signal"] is None else -item["signal"]
+            self._codes[item["exited"]] = code
             log.info("sphere %s (pid %d) %s", item["exited"], item["pid"], spoken_end(code))
             if code and self._trouble_at_s is None:
                 self._trouble_at_s = time.monotonic()
-                said = last_line(self._folder.log(item["exited"]))
+                said = last_line(self._folder.log(item["exited"]), records=False)
                 self._trouble = f"sphere {item['exited']} (pid {item['pid']}) {spoken_end(code)}" + (
                     f": {said}" if said and code > 0 else ""
                 )

@@ -9,6 +9,7 @@ Laws
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+_RECORD = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:,]+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
 
 PACKAGES = Path(__file__).resolve().parents[2]
 """The folder that holds `lightwatch`, and so `control` and `spheres`."""
@@ -98,12 +101,17 @@ def spoken_end(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
-def last_line(log: Path) -> str:
-    """The last line that says something, for a sentence; empty if there is none."""
+def last_line(log: Path, *, records: bool = True) -> str:
+    """The last line that says something, for a sentence; empty if there is none.
+
+    A log record is told without its time and level; with `records` off it says nothing: what raised is wanted.
+    """
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
             lines = file.read().decode(errors="replace").split("\n")
     except OSError:
         return ""
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+    line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    text = _RECORD.sub("", line)
+    return text[:300] if records or text == line else ""

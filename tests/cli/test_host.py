@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_the_end_of_the_lifeline_ends_all_workers_and_the_host(host: Any) -> Non
     process.stdin.close()
     process.wait(timeout=5)
     for pid in pids:
-        wait_until(lambda pid=pid: is_gone(pid), f"the end of worker {pid}")
+        wait_until(partial(is_gone, pid), f"the end of worker {pid}")
 
 
 def test_what_a_worker_started_ends_with_the_lifeline(host: Any) -> None:
@@ -149,7 +150,7 @@ def test_workers_die_with_a_host_that_is_killed(host: Any) -> None:
     next_items(process, "printed", 1)
     process.kill()
     for pid in pids:
-        wait_until(lambda pid=pid: is_gone(pid), f"the end of worker {pid}")
+        wait_until(partial(is_gone, pid), f"the end of worker {pid}")
 
 
 def test_a_thread_that_never_ends_does_not_keep_a_worker(host: Any) -> None:

@@ -1,0 +1,149 @@
+"""What is told about a run: its status, its live view, its end by the ledger, and where a run is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from control.protocol import Closed, SphereStatus, Status
+from control.record import FailureRecord, GenerationRecord, RunRecord
+from lightwatch.cli.launch import Ended
+from lightwatch.cli.live import LiveView
+from lightwatch.cli.orders import refuse_unreachable
+from lightwatch.cli.record import judged
+from lightwatch.cli.status import spoken_alone, spoken_status
+from lightwatch.cli.terminal import Terminal
+from lightwatch.cli.where import HasEnded, Where, find
+from lightwatch.errors import ConfigError
+from tests.cli.commands import wait_until
+
+
+def sphere(path: str, **others: Any) -> SphereStatus:
+    fields: dict[str, Any] = {"sphere": 1, "pid": 42, "host": "here", "phase": "computing", "version": 3}
+    fields |= {"units_done": 1, "units_dealt": 4, "silent_s": 0.1, "rss_bytes": 300 << 20} | others
+    return SphereStatus(path=path, **fields)
+
+
+def status(**others: Any) -> Status:
+    fields: dict[str, Any] = {"run_id": "cafe", "state": "running", "tree": "2", "generation": (1, 1), "version": 3}
+    fields |= {"max_steps": 9, "loss": 2.5, "tokens_per_s": 1234.0, "eta_s": 61.0} | others
+    return Status(spheres=[sphere("0"), sphere("1", silent_s=7.5)], **fields)
+
+
+def record(**others: Any) -> RunRecord:
+    fields: dict[str, Any] = {"run_id": "cafe", "status": "completed", "reason": "reached version 3", "usage": False}
+    fields |= {"incarnation": 1, "version": 3, "digest": "d3", "versions": [], "orders": [], "closings": {}}
+    fields |= {"generations": [GenerationRecord(1, 1, ["0", "1"], 0)], "failures": [], "fingerprint": {"a": "b"}}
+    return RunRecord(**(fields | {"micro_batches": 8, "max_steps": 3, "spheres": {}} | others))
+
+
+def closed(**others: Any) -> Closed:
+    return Closed(generation=(1, 1), version=3, digest="d3", **others)
+
+
+# ---------------------------------------------------------------- status
+
+
+def test_a_status_has_a_line_for_the_run_and_one_for_each_sphere() -> None:
+    """With what people look for: where it is, how good, how long; who is silent."""
+    told = spoken_status(status()).splitlines()
+    assert told[0] == "run cafe: running, version 3/9, loss 2.5000, 1,234 tokens/s, 1 min 1 s left"
+    assert len(told) == 4 and "micro-batches 1/4" in told[2] and "300 MiB" in told[2]
+    assert "silent for 7.5 s" in told[3] and "silent" not in told[2]
+
+
+def test_a_run_alone_is_told_from_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    (tmp_path / "metrics.jsonl").write_text('{"version": 7, "loss": 1.5}\n')
+    where = find(argparse.Namespace(dir=str(tmp_path), control=None))
+    assert where.address is None and "version 7, loss 1.5000" in spoken_alone(where)
+    with pytest.raises(ConfigError, match="without control"):
+        refuse_unreachable(where)
+
+
+def test_a_folder_or_an_address_says_which_run_is_meant(tmp_path: Path) -> None:
+    """Not both; a malformed address is refused at once, a run that is over takes no orders."""
+    (tmp_path / "control.json").write_text('{"address": "tcp://127.0.0.1:5555", "pid": 1}')
+    where = find(argparse.Namespace(dir=str(tmp_path), control=None))
+    assert refuse_unreachable(where) == "tcp://127.0.0.1:5555"
+    assert find(argparse.Namespace(dir=None, control="tcp://10.0.0.1:7")) == Where(None, "tcp://10.0.0.1:7")
+    with pytest.raises(ConfigError, match="not both"):
+        find(argparse.Namespace(dir=str(tmp_path), control="tcp://127.0.0.1:7"))
+    for nonsense in ("127.0.0.1:7", "tcp://127.0.0.1", "tcp://127.0.0.1:*", ""):
+        with pytest.raises(ConfigError):
+            find(argparse.Namespace(dir=None, control=nonsense))
+    (tmp_path / "summary.json").write_text(json.dumps({"status": "stopped", "version": 4}))
+    with pytest.raises(HasEnded, match="stopped at version 4"):
+        refuse_unreachable(where)
+
+
+# ---------------------------------------------------------------- the live view
+
+
+def test_the_live_view_shows_the_newest_version_and_every_sphere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The spheres come from control, asked in a thread that ends with the view."""
+    asked = threading.Event()
+
+    class Client:
+        def __init__(self, address: str, timeout_s: float) -> None:
+            assert address == "tcp://127.0.0.1:1"
+
+        def __enter__(self) -> Client:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def status(self) -> Status:
+            asked.set()
+            return status()
+
+    monkeypatch.setattr("control.client.ControlClient", Client)
+    monkeypatch.setattr("lightwatch.cli.live.ASK_EVERY_S", 0.01)
+    view = LiveView(Terminal(), max_steps=9)
+    view.opened("tcp://127.0.0.1:1")
+    view.rows([{"version": 3, "loss": 2.5, "step_s": 0.1, "tokens": 100}])
+    view.printed("from the [bold]script")
+    wait_until(asked.is_set, "the question to control")
+    view.close()
+    shown = capsys.readouterr().out
+    assert "step 3/9" in shown and "from the [bold]script" in shown
+    assert "view" not in [thread.name for thread in threading.enumerate()]
+
+
+# ---------------------------------------------------------------- the end, by the ledger
+
+
+def test_the_ledgers_end_is_the_runs_end() -> None:
+    """Its closing has version and digest; the bytes of all spheres are added level by level."""
+    closings = {"0": closed(bytes_per_level=[5, 7], eval_loss=1.5), "1": closed(bytes_per_level=[1])}
+    facts = judged(record(closings=closings), Ended("the launcher saw something"))
+    assert (facts.status, facts.version, facts.digest, facts.eval_loss) == ("completed", 3, "d3", 1.5)
+    assert facts.bytes_per_level == (6, 7) and facts.failures == () and facts.reason == ""
+    assert facts.fingerprint == {"a": "b"} and facts.generations == 1
+
+
+def test_a_run_whose_ledger_knows_no_end_has_failed() -> None:
+    """Control was killed: the launcher says how."""
+    facts = judged(record(status="unfinished", reason=""), Ended("control (pid 7) was ended by SIGKILL"))
+    assert (facts.status, facts.version, facts.digest) == ("failed", 3, "d3")
+    assert facts.reason == "control (pid 7) was ended by SIGKILL" and facts.failures == (facts.reason,)
+
+
+def test_the_failure_that_ended_the_run_comes_first() -> None:
+    """What only followed from it, such as closed connections, is no failure of its own."""
+    failures = [
+        FailureRecord("1", "failed", "no good", detail="Traceback"),
+        FailureRecord("0", "lost", "its connection closed"),
+        FailureRecord("2", "failed", "another"),
+    ]
+    facts = judged(record(status="failed", reason="sphere 1: no good", failures=failures), Ended())
+    assert facts.failures == ("sphere 1: no good", "sphere 2: another")
+    assert facts.detail == "Traceback" and facts.status == "failed"
