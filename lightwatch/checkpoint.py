@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from .errors import DataError
+from .flat import named_tensors
 
 
 def save_model(model: nn.Module, path: Path) -> None:
@@ -19,7 +20,8 @@ def save_model(model: nn.Module, path: Path) -> None:
     Raises OSError (a full disk, a folder that is read-only); what was there before is then untouched.
     """
     tensors, seen = {}, set()
-    for name, tensor in sorted(model.state_dict().items()):
+    names = {name for name, _ in named_tensors(model)}  # of a tied weight, the name that the digest knows it by
+    for name, tensor in sorted(model.state_dict().items(), key=lambda item: (item[0] not in names, item[0])):
         home = (tensor.data_ptr(), tensor.numel())
         if tensor.numel() and home in seen:
             continue

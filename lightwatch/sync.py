@@ -143,7 +143,7 @@ class Alone:
         """Nobody else has to agree."""
 
     def begin(self, standing: Standing) -> Start:
-        return Start(standing.position)
+        return Start(standing.position._replace(attempt=0))
 
     def share_state(self, tensors: dict[str, Tensor], start: Start) -> None:
         raise StateError("one process has nobody to share its state with")

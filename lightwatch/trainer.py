@@ -161,6 +161,8 @@ class Trainer:
     def _run(self, target: int, total: int, *, closing: bool) -> TrainingState:
         """From now to version `target`. The status says ERROR if anything is raised, and the last version is whole."""
         before = self.version
+        if target < before:
+            raise ConfigError(f"a number of epochs or steps must be >= 0, this one ends {before - target} steps ago")
         self.status = move(self.status, TrainingStatus.INITIALIZING)
         try:
             self._total = total
@@ -195,8 +197,7 @@ class Trainer:
 
     def _enter(self) -> None:
         """Answer the roll call, take the state if it has to be taken, and be part of the tree."""
-        if self._digest is None:
-            self._digest = self._replica.digest()
+        self._digest = self._replica.digest()
         standing = Standing(self._position, self._digest, tuple(sorted(self._outcomes)), self._in_force.number)
         start = self.sync.begin(standing)
         if start.share:
@@ -316,8 +317,7 @@ class Trainer:
 
     def _close(self) -> None:
         """A tail without a step: the last version, and its evaluation, are agreed by all."""
-        if self._digest is None:
-            self._digest = self._replica.digest()
+        self._digest = self._replica.digest()
         self._replica.begin()
         evaluation = self._evaluations()
         self._compute(0, evaluation, Stopwatch())
