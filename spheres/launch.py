@@ -20,6 +20,7 @@ import faulthandler
 import io
 import json
 import os
+import select
 import selectors
 import signal
 import sys
@@ -79,6 +80,17 @@ def run_host(paths: Sequence[str], run_dir: Path, start: Start, *, lifeline: boo
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.close(wake_reader)
             os.close(wake_writer)
+
+
+def follow_launcher() -> None:
+    """End with the launcher from here on. For before torch is loaded: `run_host` looks at the lifeline only after that.
+
+    On Linux the kernel does it; elsewhere only a launcher that is dead already is noticed.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if select.select([0], [], [], 0)[0]:  # nothing is ever written there: this is its end
+        os._exit(1)
 
 
 def _watch(workers: dict[int, Worker], watched: selectors.BaseSelector, wake_reader: int) -> int:

@@ -35,6 +35,7 @@ class AloneRun:
         self._sync: Recording | None = None
         self._received: list[int] = []
         self._last: Row | None = None
+        self._over = False
         self.signals = Signals(self._on_signal)
 
     def run(self) -> Facts:
@@ -54,6 +55,7 @@ class AloneRun:
         except Exception as error:  # the disk under ledger and metrics
             return self._failed(f"{type(error).__name__}: {error}", error)
         finally:
+            self._over = True
             logging.getLogger("lightwatch").removeHandler(log)
             log.close()
 
@@ -117,6 +119,8 @@ class AloneRun:
 
     def _on_signal(self, received: list[int]) -> None:
         self._received = received
+        if self._over:
+            return  # a moment later the summary is written
         if len(received) == 1:
             self._view.note("the run stops after this step; a second signal ends it at once")
             if self._sync is not None:

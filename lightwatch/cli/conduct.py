@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import LightwatchError
+from ..errors import ConfigError, LightwatchError
+from .alone import AloneRun
 from .closing import tell_end
 from .folder import write_whole
 from .launch import Ended, Launch
@@ -28,7 +29,7 @@ from .view import View, choose_view
 def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: str, debug: bool) -> int:
     """Make the folder, run, sum up; the exit code. Raises ConfigError or DiskError if nothing was begun.
 
-    config: the text of config.toml.
+    config: the text of config.toml. Signals are caught until the summary is written.
     """
     settings.folder.make(config)
     began_s = time.monotonic()
@@ -36,22 +37,44 @@ def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: s
     with contextlib.ExitStack() as stack:
         stack.enter_context(_log_to_stderr(log_level))
         view = choose_view(terminal, most, settings.run.training.log_interval)
-        stack.callback(view.close)
-        facts, signals = _alone(settings, view, terminal) if settings.alone else _on_tree(settings, view)
-    summary = summarise(settings, facts, read_rows(settings.folder.metrics), time.monotonic() - began_s)
-    code = exit_code(facts.status, usage=facts.usage, signals=signals)
-    if facts.status == "failed":
-        terminal.complain(facts.reason)
-        if debug and facts.detail:
-            sys.stderr.write(facts.detail)
-    try:
-        write_whole(settings.folder.summary, as_text(summary))
-    except OSError as error:
-        terminal.complain(f"summary.json can't be written: {error.strerror or error}")
-        code = code or 1
+        run = AloneRun(settings, view) if settings.alone else TreeRun(settings, view)
+        signals = stack.enter_context(run.signals)
+        with contextlib.closing(view), _prints_aside(terminal):
+            facts = run.run()
+        summary = summarise(settings, facts, read_rows(settings.folder.metrics), time.monotonic() - began_s)
+        code = exit_code(facts.status, usage=facts.usage, signals=tuple(signals.received))
+        if facts.status == "failed":
+            terminal.complain(facts.reason)
+            if debug and facts.detail:
+                sys.stderr.write(facts.detail)
+        try:
+            write_whole(settings.folder.summary, as_text(summary))
+        except OSError as error:
+            terminal.complain(f"summary.json can't be written: {error.strerror or error}")
+            code = code or 1
     tell_end(terminal, settings.folder, summary)
     terminal.emit(summary)
     return code
+
+
+class TreeRun:
+    """A run on a tree: its processes' lives, and then its ledger."""
+
+    def __init__(self, settings: Settings, view: View) -> None:
+        self._settings = settings
+        self._view = view
+        self.signals = Signals()
+
+    def run(self) -> Facts:
+        """Blocks until all processes are gone. Raises ConfigError, leaving no folder, if control refused to begin."""
+        try:
+            ended = Launch(self._settings, self._view, self.signals).run()
+        except ConfigError:
+            self._settings.folder.unmake()
+            raise
+        except (LightwatchError, OSError) as error:
+            ended = Ended(str(error))
+        return facts_from_ledger(self._settings, ended, tuple(self.signals.received))
 
 
 @contextlib.contextmanager
@@ -67,27 +90,6 @@ def _log_to_stderr(level: str) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-
-
-def _on_tree(settings: Settings, view: View) -> tuple[Facts, tuple[int, ...]]:
-    with Signals() as signals:
-        try:
-            ended = Launch(settings, view, signals).run()
-        except LightwatchError as error:
-            if isinstance(error, ValueError):  # control refused the address: nothing has begun
-                settings.folder.unmake()
-                raise
-            ended = Ended(str(error))
-        return facts_from_ledger(settings, ended, tuple(signals.received)), tuple(signals.received)
-
-
-def _alone(settings: Settings, view: View, terminal: Terminal) -> tuple[Facts, tuple[int, ...]]:
-    from .alone import AloneRun
-
-    run = AloneRun(settings, view)
-    with run.signals as signals, _prints_aside(terminal):
-        facts = run.run()
-        return facts, tuple(signals.received)
 
 
 class _Aside(io.TextIOBase):

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from ..errors import ConfigError, LightwatchError
-from .folder import read_json
 from .processes import Child, last_line, spoken_end, start_child
 from .rows import Tail
 from .settings import Settings
@@ -22,9 +21,6 @@ from .verdict import Do, Seen, decide
 from .view import View
 
 TICK_S = 0.1
-CONTROL_BINDS_S = 15.0
-"""0.5 s is usual; the rest is for a machine under load."""
-REFUSED = 2
 
 log = logging.getLogger("lightwatch.launch")
 
@@ -52,16 +48,16 @@ class Launch:
         self._trouble = ""
         self._unfinished = b""
         self._host_talks = True
+        self._begun = False
         self._codes: dict[str, int] = {}
 
     def run(self) -> Ended:
         """Start, watch, end. Raises ConfigError if control refuses the address, LightwatchError if it can't start."""
         with ExitStack() as stack:
             stack.callback(self._tail.close)
-            control = self._start_control()
+            control, address = self._start_control()
             stack.callback(control.end)
-            address = self._wait_until_bound(control)
-            if address is None:
+            if self._signals.received:
                 return Ended("a signal ended the run before it began", before_it_began=True)
             self._view.opened(address)
             host = self._start_host(address)
@@ -70,33 +66,27 @@ class Launch:
             self._view.rows(self._tail.read())
             return ended
 
-    def _start_control(self) -> Child:
-        of = self._settings.run.control
-        arguments = ["--dir", str(self._folder.path), "--run-id", self._folder.run_id, "--listen", of.listen]
-        arguments += ["--tree", of.tree, "--silence-s", repr(of.silence_s), "--lifeline"]
-        return start_child("control", arguments, self._folder.log("control"), threads=1)
+    def _start_control(self) -> tuple[Child, str]:
+        """Control's process, bound, and its address."""
+        from control.client import ControlProcess
+        from control.errors import ControlError, NoAnswer
 
-    def _wait_until_bound(self, control: Child) -> str | None:
-        """Control's address; None if a signal came first."""
-        deadline = time.monotonic() + CONTROL_BINDS_S
-        while not self._signals.received:
-            card = read_json(self._folder.address)
-            if card is not None and card.get("pid") == control.pid:
-                log.info("control: pid %d at %s", control.pid, card["address"])
-                return str(card["address"])
-            code = control.code()
-            if code is not None:
-                raise self._not_started(control, code)
-            if time.monotonic() > deadline:
-                raise LightwatchError(f"control (pid {control.pid}) did not listen within {CONTROL_BINDS_S:g} s")
-            self._signals.wait(0.02)
-        return None
-
-    def _not_started(self, control: Child, code: int) -> LightwatchError:
-        said = last_line(control.log).removeprefix("control: ")
-        if code == REFUSED:
-            return ConfigError(said or "control refused to start")
-        return LightwatchError(f"control {spoken_end(code)} before it listened: {said or 'it said nothing'}")
+        of, log_file = self._settings.run.control, self._folder.log("control")
+        try:
+            started = ControlProcess(
+                self._folder.path,
+                run_id=self._folder.run_id,
+                tree=of.tree,
+                listen=of.listen,
+                silence_s=of.silence_s,
+                log=log_file,
+            )
+        except NoAnswer as error:
+            raise LightwatchError(str(error)) from None
+        except ControlError as error:  # another program took the port after it was looked at
+            raise ConfigError(str(error)) from None
+        log.info("control: pid %d at %s", started.pid, started.address)
+        return Child("control", started.process, log_file), started.address
 
     def _start_host(self, address: str) -> Child:
         arguments = ["--dir", str(self._folder.path), "--control", address]
@@ -147,12 +137,14 @@ class Launch:
             control_code=control_code,
             host_code=host_code,
             trouble_at_s=self._trouble_at_s,
+            begun=self._begun,
             silence_s=self._settings.run.control.silence_s,
         )
 
     def _trouble_of(self, child: Child, code: int) -> str:
         said = last_line(child.log)
-        return f"{child.name} (pid {child.pid}) {spoken_end(code)}{': ' if said else ''}{said}"
+        name = "the host of the spheres" if child.name == "spheres" else child.name
+        return f"{name} (pid {child.pid}) {spoken_end(code)}{': ' if said else ''}{said}"
 
     def _read_host(self, host: Child) -> None:
         """Take in what the host has reported so far."""
@@ -174,6 +166,7 @@ class Launch:
         if "printed" in item:
             self._view.printed(item["text"])
         elif "started" in item:
+            self._begun = True
             log.info("sphere %s: pid %d", item["started"], item["pid"])
         elif "exited" in item:
             code = item["code"] if item["signal"] is None else -item["signal"]

@@ -15,11 +15,11 @@ IN_FORCE_S = 60.0
 def order(arguments: argparse.Namespace) -> int:
     """Give the order and wait until it is in force. Raises ConfigError, HasEnded, or what the client raises."""
     where = find(arguments)
-    address = refuse_unreachable(where)
+    refuse_unreachable(where)
     from control.client import ControlClient
 
     what = str(arguments.command)
-    with ControlClient(address) as client:
+    with ControlClient(where.target) as client:
         give = {"pause": client.pause, "resume": client.resume, "stop": client.stop}[what]
         version = give(timeout_s=IN_FORCE_S)
     done = {"pause": "paused", "resume": "goes on", "stop": "stopped"}[what]
@@ -27,8 +27,8 @@ def order(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def refuse_unreachable(where: Where) -> str:
-    """Control's address. Raises HasEnded for a run that is over, ConfigError for one that never had a control."""
+def refuse_unreachable(where: Where) -> None:
+    """Raise HasEnded for a run that is over, ConfigError for one that never had a control."""
     summary = where.summary
     if where.address is None:
         assert where.folder is not None
@@ -38,4 +38,3 @@ def refuse_unreachable(where: Where) -> str:
         )
     if summary is not None:
         raise HasEnded(f"the run has ended: {summary.get('status')} at version {summary.get('version')}")
-    return where.address

@@ -26,7 +26,7 @@ def status(arguments: argparse.Namespace) -> int:
     else:
         from control.client import ControlClient
 
-        with ControlClient(where.address) as client:
+        with ControlClient(where.target) as client:
             terminal.tell(spoken_status(client.status()))
     return 0
 

@@ -33,6 +33,8 @@ class Seen:
     host_code: int | None = None
     trouble_at_s: float | None = None
     """When a sphere or the host first ended badly, or control ended at all."""
+    begun: bool = True
+    """Whether a sphere was ever started: if not, control has nobody to judge."""
     silence_s: float = 5.0
 
 
@@ -52,11 +54,13 @@ def decide(seen: Seen, now_s: float) -> tuple[Do, str]:
 def patience_s(seen: Seen) -> float:
     """How long the others may take once one has ended."""
     if seen.control_code is None:
-        return seen.silence_s + CONTROL_JUDGES_S
+        return seen.silence_s + CONTROL_JUDGES_S if seen.begun else 0.0
     return HOST_CUT_OFF_S if seen.control_code else HOST_FOLLOWS_S
 
 
 def _overdue(seen: Seen) -> str:
+    if not seen.begun:
+        return "no sphere was started"
     if seen.control_code is None:
         return "control did not end the run"
     return "the spheres did not leave after control had ended"

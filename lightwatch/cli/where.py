@@ -22,6 +22,11 @@ class Where:
     address: str | None
 
     @property
+    def target(self) -> str:
+        """What a ControlClient is given: by its folder it sees at once that a run's control is gone."""
+        return str(self.folder.path) if self.folder else str(self.address)
+
+    @property
     def summary(self) -> dict[str, Any] | None:
         """What the run came to, if it has ended."""
         return read_json(self.folder.summary) if self.folder else None

@@ -166,3 +166,39 @@ def test_a_terminals_interrupt_does_not_reach_workers(host: Any) -> None:
     next_items(process, "printed", 2)
     os.killpg(process.pid, signal.SIGINT)
     assert [item["code"] for item in items(process) if "exited" in item] == [0]
+
+
+FOLLOWER = """
+import sys, time
+sys.path.insert(0, {root!r})
+from spheres.launch import follow_launcher
+follow_launcher()
+print("follows", flush=True)
+time.sleep(600)
+"""
+
+LAUNCHER = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {text!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's word for it is Linux's")
+def test_a_host_that_still_loads_torch_dies_with_its_launcher() -> None:
+    """It does not look at its lifeline yet; a loading torch can take longer than the 5 s that it has."""
+    text = FOLLOWER.format(root=str(ROOT))
+    with subprocess.Popen([sys.executable, "-c", LAUNCHER.format(text=text)], stdout=subprocess.PIPE) as launcher:
+        assert launcher.stdout is not None
+        pid = int(launcher.stdout.readline())
+        launcher.kill()
+    wait_until(partial(is_gone, pid), "the end of the host")
+
+
+def test_a_host_whose_launcher_is_gone_does_not_begin() -> None:
+    """The end of file was there first."""
+    text = FOLLOWER.format(root=str(ROOT))
+    done = subprocess.run([sys.executable, "-c", text], stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
+    assert done.returncode == 1 and done.stdout == b""

@@ -70,7 +70,8 @@ def test_a_folder_or_an_address_says_which_run_is_meant(tmp_path: Path) -> None:
     """Not both; a malformed address is refused at once, a run that is over takes no orders."""
     (tmp_path / "control.json").write_text('{"address": "tcp://127.0.0.1:5555", "pid": 1}')
     where = find(argparse.Namespace(dir=str(tmp_path), control=None))
-    assert refuse_unreachable(where) == "tcp://127.0.0.1:5555"
+    assert (where.address, where.target) == ("tcp://127.0.0.1:5555", str(tmp_path))
+    refuse_unreachable(where)
     assert find(argparse.Namespace(dir=None, control="tcp://10.0.0.1:7")) == Where(None, "tcp://10.0.0.1:7")
     with pytest.raises(ConfigError, match="not both"):
         find(argparse.Namespace(dir=str(tmp_path), control="tcp://127.0.0.1:7"))
