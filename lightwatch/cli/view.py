@@ -75,6 +75,8 @@ class PlainView:
             is_due = version == 1 or version % self._interval == 0 or version == self._pace.max_steps
             if row.get("loss") is not None and (is_due or row.get("eval_loss") is not None):
                 self._terminal.say(spoken_row(row, self._pace))
+            if version == self._pace.max_steps:
+                self.note("the last step is done: evaluating, and writing the model")
 
     def printed(self, text: str) -> None:
         self._terminal.tell(text)
