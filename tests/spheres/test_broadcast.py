@@ -149,6 +149,26 @@ def test_a_corrupted_chunk_is_not_passed_on() -> None:
     assert passed_on and all(chunk in good[:2] for chunk in passed_on)
 
 
+def test_a_corrupted_manifest_is_not_passed_on() -> None:
+    """Sphere 13 leads the second group of two: 14 hears nothing of a manifest that does not fit its hash."""
+
+    class Garbling(Groups):
+        def broadcast(self, plan: LevelPlan, tensor: torch.Tensor) -> None:
+            super().broadcast(plan, tensor)
+            if plan.rank and tensor.numel() > 40:
+                tensor[20] ^= 1
+
+    def work(groups: Groups, index: int) -> None:
+        state = state_of(index)
+        if index == 2:
+            groups.__class__ = Garbling
+        with pytest.raises(ChunkCorrupted if index == 2 else PeerLost, match="manifest" if index == 2 else "could not"):
+            broadcast_state(groups, state, index == 0)
+        assert same(state, state_of(index))
+
+    results(on_spheres("2x2", work))
+
+
 def test_only_the_first_member_gives_its_state() -> None:
     """Two holders, or none, would be our own mistake: refused before anything is sent."""
 

@@ -172,6 +172,18 @@ def test_a_failed_group_is_dropped_although_the_error_is_kept() -> None:
     assert results(on_spheres("2", work)) == [True, True]
 
 
+def test_closed_groups_are_destroyed_though_the_object_is_kept() -> None:
+    """Threads and sockets end with `close`, not with the garbage collector; finished collectives are forgotten."""
+
+    def work(groups: Groups, index: int) -> tuple[Groups, list[weakref.ref[object]], int]:
+        sum_over_tree(groups, torch.ones(1, dtype=torch.int64))
+        return groups, [weakref.ref(group) for group in groups._groups.values()], len(groups._started)
+
+    for groups, held, unfinished in results(on_spheres("2x2", work)):
+        assert held and not any(ref() for ref in held), groups
+        assert unfinished == 0
+
+
 PROCESSES = """
 import json, os, signal, sys, time, torch
 from torch.distributed import FileStore

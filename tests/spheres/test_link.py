@@ -82,6 +82,7 @@ def test_hello_is_said_first_and_welcome_gives_the_id(control: FakeControl) -> N
     link.send(failing("queued before"))
     assert link.open(5.0) == 7
     assert link.standing.phase is Phase.ADMITTED
+    assert link.heard.sphere == 7 and "sphere 7" in repr(link)
     control.until(lambda: len(control.received) >= 2)
     link.close()
     kinds = [message for message in control.received if not isinstance(message, Beat)]
@@ -266,6 +267,22 @@ def test_requests_get_their_own_replies_in_any_order() -> None:
         for (thread, outcome), get in zip(waiting, gets, strict=True):
             thread.join(5.0)
             assert isinstance(outcome[0], StoreReply) and outcome[0].values == [get.keys[0].encode()]
+        link.close()
+
+
+def test_a_message_does_not_wait_for_the_next_beat() -> None:
+    """Beats are 0.5 s apart here; thirty round trips take far less than thirty beats."""
+
+    def answers(message: ToControl) -> list[ToSphere]:
+        return [StoreReply(request=message.request)] if isinstance(message, StoreGet) else welcome(message)
+
+    with FakeControl(answers) as control:
+        link = Link(control.address, HELLO, 5.0)
+        link.open(5.0)
+        start = time.monotonic()
+        for _ in range(30):
+            link.request(StoreGet(generation=GENERATION, request=0, keys=["x"]), 5.0)
+        assert time.monotonic() - start < 5
         link.close()
 
 

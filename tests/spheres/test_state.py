@@ -74,6 +74,13 @@ def test_an_older_incarnation_of_control_is_not_obeyed() -> None:
     assert hear(heard, Welcome(sphere=5, incarnation=2)) is heard
 
 
+def test_a_sphere_has_its_id_from_the_newest_welcome() -> None:
+    """0 before; said again after a broken connection."""
+    assert Heard().sphere == 0
+    assert fold(Welcome(sphere=4, incarnation=1)).sphere == 4
+    assert fold(Welcome(sphere=4, incarnation=1), Welcome(sphere=5, incarnation=2)).sphere == 5
+
+
 def test_a_newer_incarnation_counts_its_ticks_from_the_start() -> None:
     """Otherwise a restarted control would seem silent until it had ticked as often as the former one."""
     heard = fold(Tick(incarnation=1, number=500, echo=0, rows_held=9), Tick(incarnation=2, number=1, echo=0))
