@@ -11,7 +11,7 @@ import dataclasses
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -172,10 +172,13 @@ def merge(
     return dataclasses.replace(run, **made)
 
 
-def dumps(run: RunConfig) -> str:
-    """Write the complete set as TOML. `load` of it, over any base, gives the same RunConfig."""
+def dumps(run: RunConfig, tables: Sequence[str] = ("model", "data", "control")) -> str:
+    """Write the complete set as TOML. `load` of it, over any base, gives the same RunConfig.
+
+    tables: fewer for a script, which brings a model and data of its own.
+    """
     lines = [_line(name, getattr(run.training, name)) for name in TrainingConfig.names()]
-    for table in ("model", "data", "control"):
+    for table in tables:
         section: Section = getattr(run, table)
         lines += ["", f"[{table}]", *(_line(name, getattr(section, name)) for name in section.names())]
     return "\n".join(lines) + "\n"

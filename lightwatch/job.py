@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,13 +10,13 @@ from torch import nn
 
 from .arithmetic import settle_arithmetic
 from .checkpoint import save_model, write_whole
-from .config import RunConfig
+from .config import RunConfig, TrainingConfig, dumps
 from .data import TextData
 from .model import GPT, generate
 from .sync import Sync
 from .trainer import Trainer
 
-SAMPLE_BYTES = 400
+SAMPLE_BYTES = 240
 PROMPT = b"def "
 
 
@@ -27,6 +28,12 @@ def build(run: RunConfig, sync: Sync | None = None) -> Trainer:
     data = TextData(run.data.path, run.data.sequence_length)
     held_out = data.held_out()
     return Trainer(model, data, run.training, eval_data=held_out if len(held_out) else None, sync=sync)
+
+
+def write_config(folder: Path, config: TrainingConfig, run: RunConfig) -> None:
+    """Make config.toml the complete set of a script's run: the settings of its trainer, and how the tree is held."""
+    own = replace(run, training=config)
+    write_whole(folder / "config.toml", dumps(own, tables=("control",)).encode())
 
 
 def finish(model: nn.Module, folder: Path, seed: int) -> None:

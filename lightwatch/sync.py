@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from .config import TrainingConfig
 from .errors import ReductionError, StateError
 from .metrics import Closing, StepReport
 from .tail import Tail
@@ -74,8 +75,9 @@ class Sync(Protocol):
     members: int
     rank: int
 
-    def admit(self, fingerprint: dict[str, str], micro_batches: int, max_steps: int) -> None:
-        """Prove that this sphere computes what the others compute. Blocks. Raises RunEnded if it is refused."""
+    def admit(self, fingerprint: dict[str, str], config: TrainingConfig, max_steps: int) -> None:
+        """Prove that this sphere computes what the others compute. A refusal is raised where the roll call is waited
+        for. max_steps: the version at which this training ends."""
 
     def begin(self, standing: Standing) -> Start:
         """Take part in the roll call. Blocks until the generation has begun."""
@@ -139,7 +141,7 @@ class Alone:
             self._changed.notify_all()
             return last.number + 1
 
-    def admit(self, fingerprint: dict[str, str], micro_batches: int, max_steps: int) -> None:
+    def admit(self, fingerprint: dict[str, str], config: TrainingConfig, max_steps: int) -> None:
         """Nobody else has to agree."""
 
     def begin(self, standing: Standing) -> Start:

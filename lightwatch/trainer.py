@@ -336,7 +336,7 @@ class Trainer:
         fields = fingerprint_of(self._replica, self.config, self.data, self.eval_data)
         if not self.sync.alone:
             fields["probe"] = self._replica.probe(self.data.batch(0, 0))
-        self.sync.admit(fields, self.config.micro_batches, target)
+        self.sync.admit(fields, self.config, target)
         self.fingerprint = fields
         self._admitted = True
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from lightwatch._beside import check
 
+from . import launch
+
 
 def main() -> int:
     """Parse the command line, load torch, and watch over the workers until they have ended."""
@@ -15,19 +17,21 @@ def main() -> int:
     parser.add_argument("--dir", required=True, type=Path, help="the run's folder")
     parser.add_argument("--control", required=True, help="control's address, tcp://HOST:PORT")
     parser.add_argument("--path", action="append", required=True, help="where a sphere is in the tree; repeatable")
-    parser.add_argument("--script", nargs=argparse.REMAINDER, default=[], help="a script, --, its arguments; last")
     parser.add_argument("--no-lifeline", action="store_true", help="stdin is not a launcher's pipe")
-    given = parser.parse_args()
+    parser.add_argument("--script", help="a script to run instead of the main job; its arguments follow, so it is last")
+    words = sys.argv[1:]
+    at = words.index("--script") + 2 if "--script" in words else len(words)
+    given, script = parser.parse_args(words[:at]), words[at - 1 :] if at <= len(words) and "--script" in words else []
+    if not given.no_lifeline:
+        launch.follow_launcher()
     check()
-    script = [word for place, word in enumerate(given.script) if (place, word) != (1, "--")]
 
     from . import worker  # loads torch, before the forks
-    from .launch import run_host
 
     def start(path: str) -> int:
         return worker.main(given.dir, given.control, path, script)
 
-    return run_host(given.path, given.dir, start, lifeline=not given.no_lifeline)
+    return launch.run_host(given.path, given.dir, start, lifeline=not given.no_lifeline)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from control.protocol import NO_GENERATION, Closed, Generation, Go, How, Phase, Proof, Ready, Row, View
 from control.protocol import Position as WirePosition
+from lightwatch.config import TrainingConfig
 from lightwatch.errors import ReductionError, RunEnded
 from lightwatch.metrics import Closing, StepReport
 from lightwatch.sync import GenerationEnded, Position, Standing, Start, Wanted
@@ -43,16 +44,26 @@ class TreeSync:
     """The seam of `lightwatch.sync` on a tree.
 
     keep: called with the model once the last version is agreed, on the first sphere only, before control hears of it:
-    what it writes is there when the run is over.
+    what it writes is there when the run is over. configured: called with the trainer's config, on the first sphere.
     """
 
     alone = False
 
-    def __init__(self, link: Link, run_id: str, silence_s: float, keep: Callable[[nn.Module], None]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        run_id: str,
+        silence_s: float,
+        *,
+        keep: Callable[[nn.Module], None],
+        configured: Callable[[TrainingConfig], None],
+    ) -> None:
         self._link = link
         self._run_id = run_id
         self._silence_s = silence_s
         self._keep = keep
+        self._configured = configured
+        self._config: TrainingConfig | None = None
         self._generation: Generation = NO_GENERATION
         self._view: View | None = None
         self._go: Go | None = None
@@ -67,9 +78,10 @@ class TreeSync:
 
     # ------------------------------------------------------------ becoming part of a generation
 
-    def admit(self, fingerprint: dict[str, str], micro_batches: int, max_steps: int) -> None:
+    def admit(self, fingerprint: dict[str, str], config: TrainingConfig, max_steps: int) -> None:
         """Send the proof; a refusal shows where the roll call is waited for."""
-        self._link.send(Proof(fingerprint=fingerprint, micro_batches=micro_batches, max_steps=max_steps))
+        self._config = config
+        self._link.send(Proof(fingerprint=fingerprint, micro_batches=config.micro_batches, max_steps=max_steps))
 
     def begin(self, standing: Standing) -> Start:
         """Roll call: View, Ready, Go, groups. Again, for as long as generations fail to form."""
@@ -118,6 +130,9 @@ class TreeSync:
         ids = [member.sphere for member in view.members]
         self.members, self.rank = len(ids), ids.index(self._link.heard.sphere)
         self.first = self.rank == 0
+        if self.first and self._config is not None:
+            self._configured(self._config)
+            self._config = None
         self._link.stand(phase=Phase.FROZEN, generation=view.generation)
 
     def _build(self, view: View) -> bool:

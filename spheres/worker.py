@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from control.protocol import Failed, Hello
 from lightwatch import config, job
@@ -38,7 +37,13 @@ def main(run_dir: Path, address: str, path: str, script: Sequence[str] = ()) -> 
     silence_s = run.control.silence_s
     hello = Hello(run_id=run_id, path=path, pid=os.getpid(), host=socket.gethostname())
     link = Link(address, hello, silence_s)
-    sync = TreeSync(link, run_id, silence_s, lambda model: _keep(model, run_dir, run))
+    sync = TreeSync(
+        link,
+        run_id,
+        silence_s,
+        keep=lambda model: job.finish(model, run_dir, run.training.seed),
+        configured=lambda config: job.write_config(run_dir, config, run) if script else None,
+    )
     try:
         link.open(OPEN_S)
         seam.current = sync
@@ -58,10 +63,6 @@ def main(run_dir: Path, address: str, path: str, script: Sequence[str] = ()) -> 
         return _fail(link, path, error)
     finally:
         link.close()
-
-
-def _keep(model: nn.Module, run_dir: Path, run: config.RunConfig) -> None:
-    job.finish(model, run_dir, run.training.seed)
 
 
 def _run_script(script: Sequence[str], seed: int) -> None:

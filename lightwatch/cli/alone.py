@@ -7,6 +7,7 @@ import os
 import traceback
 from typing import IO, TYPE_CHECKING, Any
 
+from ..config import TrainingConfig
 from ..errors import ConfigError, DataError, LightwatchError
 from .folder import DiskError, is_disk_trouble
 from .rows import Row
@@ -87,7 +88,12 @@ class AloneRun:
         from .recording import Recording
 
         self._sync = seam.current = Recording(
-            ledger, metrics, tell=self._tell, keep=self._keep, stop_wanted=lambda: bool(self._received)
+            ledger,
+            metrics,
+            tell=self._tell,
+            keep=self._keep,
+            configured=self._configured,
+            stop_wanted=lambda: bool(self._received),
         )
         try:
             if self._settings.script:
@@ -104,6 +110,13 @@ class AloneRun:
     def _tell(self, row: Row) -> None:
         self._last = row
         self._view.rows([row])
+
+    def _configured(self, config: TrainingConfig) -> None:
+        """A script's settings are known once its trainer is: then config.toml is the complete set."""
+        if self._settings.script:
+            from .. import job
+
+            job.write_config(self._folder.path, config, self._settings.run)
 
     def _keep(self, model: Any) -> None:
         """Write the model and a sample of its text."""

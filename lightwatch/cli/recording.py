@@ -13,6 +13,7 @@ from control.metrics import metrics_line
 from control.protocol import NO_GENERATION
 from control.protocol import Row as LedgerRow
 
+from ..config import TrainingConfig
 from ..metrics import Closing, StepReport
 from ..sync import Alone
 from .rows import Row, parse_row
@@ -21,8 +22,8 @@ from .rows import Row, parse_row
 class Recording(Alone):
     """Writes each version to ledger and metrics, and keeps the model of the last one.
 
-    keep: called with the model once the last version is closed. tell: called with each version's row.
-    stop_wanted: asked at each version, for beginning to train takes an earlier stop order back.
+    keep: called with the model once the last version is closed. configured: with the trainer's config. tell: with each
+    version's row. stop_wanted: asked at each version, for beginning to train takes an earlier stop order back.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Recording(Alone):
         *,
         tell: Callable[[Row], None],
         keep: Callable[[nn.Module], None],
+        configured: Callable[[TrainingConfig], None],
         stop_wanted: Callable[[], bool],
     ) -> None:
         super().__init__(self._record)
@@ -39,12 +41,18 @@ class Recording(Alone):
         self._metrics = metrics
         self._tell = tell
         self._keep = keep
+        self._configured = configured
         self._stop_wanted = stop_wanted
         self.fingerprint: dict[str, str] = {}
 
-    def admit(self, fingerprint: dict[str, str], micro_batches: int, max_steps: int) -> None:
+    def admit(self, fingerprint: dict[str, str], config: TrainingConfig, max_steps: int) -> None:
         self.fingerprint = fingerprint
-        for key, value in (("fingerprint", fingerprint), ("micro_batches", micro_batches), ("max_steps", max_steps)):
+        self._configured(config)
+        for key, value in (
+            ("fingerprint", fingerprint),
+            ("micro_batches", config.micro_batches),
+            ("max_steps", max_steps),
+        ):
             self._ledger.set(key, value)
 
     def closed(self, closing: Closing, model: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..config import RunConfig, merge
+from ..config import RunConfig, dumps, merge
 from .arguments import DEFAULT_TREE
 from .conduct import conduct
 from .folder import RunFolder
@@ -36,9 +36,5 @@ def settle_run(arguments: argparse.Namespace) -> Settings:
 
 
 def config_text(settings: Settings) -> str:
-    """What the launcher knows: the script's own TrainingConfig is in summary.json's fingerprint."""
-    control = settings.run.control
-    return (
-        f"# {settings.script[0]!a} has its own settings: see `fingerprint` in summary.json\n[control]\n"
-        f'tree = "{control.tree}"\nlisten = "{control.listen}"\nsilence_s = {control.silence_s!r}\n'
-    )
+    """Defaults stand in for the script's own settings, which are written over them once its Trainer is made."""
+    return dumps(settings.run, tables=("control",))
