@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -48,7 +50,7 @@ def gpt_trainer(sync: Sync, **settings: object) -> Trainer:
     return Trainer(tiny_gpt(), byte_pairs(50), config, eval_data=byte_pairs(7, seed=4), sync=sync)
 
 
-def small_trainer(sync: Sync | None = None, *, data: Pairs | None = None, **settings: object) -> Trainer:
+def small_trainer(sync: Sync | None = None, *, data: Any = None, **settings: object) -> Trainer:
     """A trainer of `mlp` on 40 pairs with the squared error: 2 micro-batches of 4, 5 steps an epoch, 6 steps."""
     values: dict[str, object] = {
         "learning_rate": 1e-2, "warmup_steps": 2, "max_steps": 6, "micro_batches": 2, "batch_size": 4,
