@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 import torch
 
+from lightwatch.config import TrainingConfig
 from lightwatch.errors import StateError
 from lightwatch.status import TrainingStatus, move
 from lightwatch.sync import Alone
@@ -50,7 +51,7 @@ def test_a_trainer_goes_through_its_states_in_order() -> None:
     seen: list[TrainingStatus] = []
 
     class Watching(Alone):
-        def admit(self, fingerprint: dict[str, str], micro_batches: int, max_steps: int) -> None:
+        def admit(self, fingerprint: dict[str, str], config: TrainingConfig, max_steps: int) -> None:
             seen.append(trainer.status)
 
     trainer = small_trainer(Watching(), max_steps=2)
