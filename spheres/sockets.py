@@ -27,9 +27,12 @@ def listen(address: str) -> tuple[ProcessGroupGloo.Device, int]:
         device = ProcessGroupGloo.create_device(hostname=address)
         new = [number for number, inode in _descriptors().items() if before.get(number) != inode]
         for number in new:
-            with _opened(number) as copy:
-                if _is_listener(copy):
-                    return device, int(copy.getsockname()[1])
+            try:
+                with _opened(number) as copy:
+                    if _is_listener(copy):
+                        return device, int(copy.getsockname()[1])
+            except OSError:  # another thread's, closed meanwhile
+                continue
     return device, 0
 
 
@@ -65,7 +68,13 @@ def _descriptors() -> dict[int, str]:
 
 
 def _opened(descriptor: int) -> socket.socket:
-    return socket.socket(fileno=os.dup(descriptor))
+    """A duplicate to ask and to shut by, never kept. Raises OSError if the number is no socket's any more."""
+    copy = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
 
 
 def _is_listener(copy: socket.socket) -> bool:

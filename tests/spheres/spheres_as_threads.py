@@ -68,9 +68,7 @@ def on_spheres(tree: str, work: Callable[[Groups, int], T], operation_s: float =
 
 def results(outcomes: list[T | Exception]) -> list[T]:
     """The same, where nobody was to raise."""
-    found: list[T] = []
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            raise outcome
-        found.append(outcome)
-    return found
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    if failures:
+        raise ExceptionGroup("spheres", failures)
+    return [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
