@@ -139,7 +139,7 @@ class Batches:
                 f"a micro-batch must be a pair (inputs, targets), {type(self.dataset).__name__} gave {shape}: "
                 f"return pairs from the dataset or make one in collate_fn"
             )
-        inputs, targets = _aligned(pair[0]), _aligned(pair[1])
+        inputs, targets = aligned(pair[0]), aligned(pair[1])
         return Batch(inputs, targets, weight_of(targets, len(numbers)), len(numbers))
 
 
@@ -228,18 +228,18 @@ def _checked_length(dataset: Any) -> int:
 
 
 @overload
-def _aligned(value: Tensor) -> Tensor: ...
+def aligned(value: Tensor) -> Tensor: ...
 @overload
-def _aligned(value: Any) -> Any: ...
-def _aligned(value: Any) -> Any:
+def aligned(value: Any) -> Any: ...
+def aligned(value: Any) -> Any:
     """The same values in memory that starts on 64 bytes, copied only where it does not."""
     if isinstance(value, Tensor):
         dense = value.layout == torch.strided and value.device.type == "cpu"
         return value.clone() if dense and value.data_ptr() % ALIGNED_BYTES else value
     if type(value) in (tuple, list):
-        return type(value)(_aligned(part) for part in value)
+        return type(value)(aligned(part) for part in value)
     if type(value) is dict:
-        return {name: _aligned(part) for name, part in value.items()}
+        return {name: aligned(part) for name, part in value.items()}
     return value
 
 

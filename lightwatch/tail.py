@@ -23,7 +23,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .exact import needs_rescale, next_exponents, same_checksum
+from .exact import OVERFLOW_BOUND, needs_rescale, next_exponents, same_checksum
 
 Ints: TypeAlias = NDArray[np.int64]
 
@@ -135,13 +135,19 @@ class NonFinite:
 
 @dataclass(frozen=True)
 class Hopeless:
-    """The exponents find no rest."""
+    """The exponents find no rest. stuck: these parameters' gradients are too large for the smallest there is."""
 
     parameters: list[int] = field(default_factory=list)
+    stuck: bool = False
 
     def told(self, names: Sequence[str], step: int) -> str:
         """The sentence for the user."""
         which = ", ".join(names[i] for i in self.parameters[:5]) or "each repetition raised other flags"
+        if self.stuck:
+            return (
+                f"the gradient of {which} in step {step} is too large to be summed (above 1e27); the weights are still "
+                f"those of version {step}: lower the learning rate or scale the loss down"
+            )
         return f"step {step} was repeated {ATTEMPTS_MOST} times and its sums never fit: {which}; is the hardware sound?"
 
 
@@ -193,6 +199,8 @@ def decide(
             return NonFinite(unit, int(bad[unit]) - 1, int(tail.units["owner"][unit]))
         assert exponents is not None
         after = next_exponents(exponents, bounds, headroom_bits)
+        if after == list(exponents):
+            return Hopeless([i for i, bound in enumerate(bounds) if bound >= OVERFLOW_BOUND], stuck=True)
         if attempt >= ATTEMPTS_MOST:
             return Hopeless([i for i, (old, new) in enumerate(zip(exponents, after, strict=True)) if old != new])
         return Rescale(after)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from . import sync as seam
 from .arithmetic import settle_arithmetic
 from .config import TrainingConfig
-from .data import Batch, Batches, weight_of
+from .data import Batch, Batches, aligned, weight_of
 from .errors import ConfigError, NonFiniteError, ReductionError, StateError
 from .fingerprint import fingerprint_of
 from .metrics import Closing, StepReport, Stopwatch, TrainingState
@@ -113,7 +113,7 @@ class Trainer:
         """One update from a batch of one's own, (inputs, targets). For one process only."""
         if not self.sync.alone:
             raise StateError("train_step(batch) would give each sphere another batch; on a tree call train_steps(n)")
-        inputs, targets = batch
+        inputs, targets = map(aligned, batch)
         samples = len(targets) if hasattr(targets, "__len__") else 1
         self._given = Batch(inputs, targets, weight_of(targets, samples), samples)
         try:

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightwatch.exact import OVERFLOW_BOUND, UNMEASURED, next_exponents
+from lightwatch.exact import (
+    LOWEST_EXPONENT,
+    OVERFLOW_BOUND,
+    UNCOUNTABLE_BOUND,
+    UNMEASURED,
+    measuring,
+    next_exponents,
+)
 from lightwatch.tail import (
     ATTEMPTS_MOST,
     MEMBER_FIELDS,
@@ -274,6 +281,19 @@ def test_a_step_that_finds_no_rest_ends_with_the_parameters_that_move() -> None:
     assert judge(tail, attempt=ATTEMPTS_MOST, suspicion=None) == Hopeless()
 
 
+@pytest.mark.parametrize("bound", [OVERFLOW_BOUND, UNCOUNTABLE_BOUND * 1000])
+def test_a_gradient_too_large_for_the_smallest_exponent_is_told_at_once(bound: int) -> None:
+    """Confirmed, and the same exponents would be asked for again: nothing is repeated for nothing."""
+    tail = sound_tail()
+    tail.bounds[1] = bound
+    lowest = measuring(LOWEST_EXPONENT) if bound >= UNCOUNTABLE_BOUND else LOWEST_EXPONENT
+    settled = [*next_exponents(EXPONENTS, [FITTING] * 3, 5)]
+    exponents = [settled[0], lowest, settled[2]]
+    tail.bounds[[0, 2]] = 2**45
+    told = Suspicion((0,) * 4, tuple(tail.bounds.tolist()), ())
+    assert judge(tail, exponents=exponents, attempt=1, suspicion=told) == Hopeless([1], stuck=True)
+
+
 def test_the_first_step_measures_and_is_repeated() -> None:
     """Marked exponents never make an update where a gradient came."""
     tail = sound_tail()
@@ -316,3 +336,5 @@ def test_what_is_not_finite_is_told_with_parameter_micro_batch_step_and_sphere()
 def test_what_finds_no_rest_is_told_with_the_parameters() -> None:
     assert "body" in Hopeless([1]).told(["head", "body"], 7) and "step 7" in Hopeless([1]).told(["head", "body"], 7)
     assert "step 7" in Hopeless().told(["head", "body"], 7)
+    stuck = Hopeless([1], stuck=True).told(["head", "body"], 7)
+    assert stuck.startswith("the gradient of body in step 7 is too large") and "version 7" in stuck

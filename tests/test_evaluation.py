@@ -1,0 +1,131 @@
+"""What must not follow from who computed what before: dropout, buffers, evaluations, probes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightwatch.config import TrainingConfig
+from lightwatch.flat import digest_of
+from lightwatch.sync import Alone
+from lightwatch.trainer import Trainer
+from tests.models import byte_pairs, gpt_trainer, mlp, regression_pairs, tiny_gpt
+from tests.trees import train_on_tree
+
+mse = nn.functional.mse_loss
+
+
+def config(**changes: object) -> TrainingConfig:
+    values: dict[str, object] = {
+        "learning_rate": 1e-2, "warmup_steps": 0, "max_steps": 4, "micro_batches": 3, "batch_size": 4, "seed": 1,
+    }  # fmt: skip
+    return TrainingConfig.from_dict({**values, **changes})
+
+
+def dropout_trainer(sync: Alone, evaluation: int, every: int) -> Trainer:
+    trainer = gpt_trainer(sync, eval_interval=every)
+    pairs = byte_pairs(evaluation, seed=4) if evaluation else None
+    return Trainer(tiny_gpt(dropout=0.3), byte_pairs(50), trainer.config, eval_data=pairs, sync=sync)
+
+
+def test_with_dropout_an_evaluation_moves_no_bit() -> None:
+    """Every step, every second, at the end only, or of nothing: the same digest; dropout itself does act."""
+    digests = set()
+    for evaluation, every in ((7, 1), (7, 2), (7, 0), (3, 1), (0, 1)):
+        trainer = dropout_trainer(Alone(), evaluation, every)
+        trainer.train()
+        assert (trainer.eval_loss is None) == (evaluation == 0)
+        digests.add(trainer.digest())
+    plain = gpt_trainer(Alone())
+    plain.train()
+    assert len(digests) == 1 and plain.digest() not in digests
+
+
+def test_an_evaluation_is_plain_torchs_weighted_loss_and_leaves_train_mode() -> None:
+    """Of all held-out targets, without dropout, by the weights of the last version."""
+    trainer = dropout_trainer(Alone(), 7, 0)
+    trainer.eval_data.dataset[2][1][5:] = -100  # type: ignore[union-attr]
+    trainer.config = TrainingConfig.from_dict({**vars(trainer.config), "eval_batches": 32})
+    trainer.train()
+    assert trainer.model.training
+    pairs = trainer.eval_data.dataset  # type: ignore[union-attr]
+    x, y = torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs])
+    trainer.model.eval()
+    expected = nn.functional.cross_entropy(trainer.model(x).reshape(-1, 256), y.reshape(-1))
+    assert trainer.eval_loss == pytest.approx(float(expected.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("drawn", [0, 1, 1000])
+def test_data_that_draw_random_numbers_do_not_move_the_models(drawn: int) -> None:
+    """A dataset that draws more or fewer numbers than another gives the same dropout."""
+
+    class Drawing(list[tuple[Tensor, Tensor]]):
+        fingerprint = "drawing"
+
+        def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            torch.rand(drawn)
+            return super().__getitem__(number)
+
+    plain, drawing = (
+        Trainer(tiny_gpt(dropout=0.3), pairs, config(max_steps=2))
+        for pairs in (byte_pairs(50), Drawing(byte_pairs(50)))
+    )
+    plain.train()
+    drawing.train()
+    assert drawing.digest() == plain.digest()
+
+
+class Remembering(nn.Module):
+    """Counts its forwards in a buffer, in eval mode too, and puts a new tensor into another one."""
+
+    mean: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = mlp()
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        self.mean = 0.9 * self.mean + 0.1 * y.detach().mean(0)
+        self.count += 1
+        return y + self.mean
+
+
+def test_buffers_follow_micro_batch_0_whoever_ran_what() -> None:
+    """One count a version, none for an evaluation; replaced ones too; the same on a tree as on one process."""
+
+    def make(sync: Alone) -> Trainer:
+        data, held_out = regression_pairs(50), regression_pairs(9, seed=8)
+        return Trainer(Remembering(), data, config(eval_interval=1), loss_fn=mse, eval_data=held_out, sync=sync)
+
+    trainers = [*train_on_tree("1", make), *train_on_tree("3", make)]
+    assert len({trainer.digest() for trainer in trainers}) == 1
+    for trainer in trainers:
+        assert isinstance(trainer.model, Remembering) and int(trainer.model.count) == 4
+    once = Remembering()
+    batch = trainers[0].data.batch(0, 0)
+    once(batch.inputs)
+    short = make(Alone())
+    short.train_steps(1)
+    assert isinstance(short.model, Remembering) and torch.equal(short.model.mean, once.mean)
+
+
+def test_a_probe_leaves_the_copy_as_it_was_and_tells_gradients_apart() -> None:
+    """Weights, buffers, sums, exponents and mode: the training after it is the training without it."""
+    clean, probed = (
+        Trainer(Remembering(), regression_pairs(50), config(max_steps=2), loss_fn=mse, sync=Alone()) for _ in range(2)
+    )
+    replica = probed._replica
+    batch, other = probed.data.batch(0, 0), probed.data.batch(0, 1)
+    exponents = list(replica.exponents or ())
+    first = replica.probe(batch)
+    assert first == clean._replica.probe(batch) != replica.probe(other) and len(first) == 64
+    assert probed.digest() == digest_of(Remembering()) and replica.exponents == exponents
+    assert not any(bucket.any() for bucket in replica.buckets()) and replica.intact()
+    clean.train()
+    probed.train()
+    assert probed.digest() == clean.digest()
