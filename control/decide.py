@@ -118,7 +118,10 @@ def _broken(state: State, now_s: float) -> Event | None:
     quiet = max(state.seats.values(), key=lambda seat: now_s - seat.heard_s)
     if now_s - quiet.heard_s > state.silence_s / 2:
         return _fail(f"{quiet.name} was lost {quiet.doing}: not heard for {now_s - quiet.heard_s:.1f} s", now_s)
-    return _fail(f"{first.name} could not exchange with its peers {first.doing}, though all are here", now_s)
+    busy = [seat for seat in state.seats.values() if seat.broke_s is None and seat.beat is not None]
+    busy = [seat for seat in busy if seat.beat is not None and seat.beat.phase is Phase.COMPUTING]
+    waited = f"; {busy[0].name} is still {busy[0].doing}" if busy else ""
+    return _fail(f"{first.name} could not exchange with its peers, though all are here{waited}", now_s)
 
 
 def _broke_s(seat: Seat) -> float:

@@ -14,6 +14,7 @@ def settle_arithmetic(threads: int) -> None:
     for name in ("OMP_DYNAMIC", "MKL_DYNAMIC"):
         if os.environ.get(name, "").lower() in ("1", "true", "yes"):
             raise ConfigError(f"{name} is set to true: threads would follow the load and bits with them; unset it")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else a strict matmul on CUDA raises
     torch.set_num_threads(threads)
     torch.set_flush_denormal(False)
     torch.backends.cudnn.benchmark = False

@@ -134,6 +134,8 @@ class Accumulator:
         self._weight = float(weight)
         self._tops.zero_()
         self._firings = [0] * len(self._firings)
+        for slot in self.layout.slots:  # what a backward outside has left would be added to this one's gradient
+            slot.parameter.grad = None
         self._open = True
         try:
             yield

@@ -11,8 +11,14 @@ from .config import TrainingConfig
 from .data import Batches
 from .replica import Replica
 
-WITHOUT_EFFECT_ON_BITS = ("log_interval", "save_interval", "checkpoint_dir", "verify_interval")
-ARITHMETIC_ENVIRONMENT = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
+NEED_NOT_BE_EQUAL = ("log_interval", "save_interval", "checkpoint_dir")
+ARITHMETIC_ENVIRONMENT = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "CUBLAS_WORKSPACE_CONFIG",
+)
 
 
 def fingerprint_of(
@@ -21,7 +27,7 @@ def fingerprint_of(
     """Field -> value. Names and versions are not enough: a tree adds the probe, a gradient's own hash."""
     from . import __version__
 
-    settings = {f"config.{n}": str(getattr(config, n)) for n in config.names() if n not in WITHOUT_EFFECT_ON_BITS}
+    settings = {f"config.{n}": str(getattr(config, n)) for n in config.names() if n not in NEED_NOT_BE_EQUAL}
     device = replica.layout.device
     return {
         "lightwatch": __version__,
@@ -31,7 +37,8 @@ def fingerprint_of(
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "environment": " ".join(f"{n}={os.environ[n]}" for n in ARITHMETIC_ENVIRONMENT if n in os.environ),
-        "matmul_precision": torch.get_float32_matmul_precision(),
+        "matmul_precision": f"{torch.get_float32_matmul_precision()} cudnn tf32 {torch.backends.cudnn.allow_tf32}",
+        "dtype": str(torch.get_default_dtype()),
         "reduction": config.reduction,
         "optimizer": f"{type(replica.optimizer).__module__}.{type(replica.optimizer).__name__}",
         **settings,

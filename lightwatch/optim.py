@@ -25,7 +25,10 @@ def grad_norm(parameters: Iterable[nn.Parameter]) -> float:
     for parameter in parameters:
         if parameter.grad is not None:
             for part in chunks(_flat(parameter.grad)):
-                total += float(torch.linalg.vector_norm(part)) ** 2
+                norm = float(torch.linalg.vector_norm(part))
+                if not math.isfinite(norm):  # the squares left float32, not yet the norm
+                    norm = float(torch.linalg.vector_norm(part, dtype=torch.float64))
+                total += norm**2
     return math.sqrt(total)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .config import TrainingConfig
 from .data import Batch, key, seed_everything
-from .errors import ConfigError
+from .errors import ConfigError, NonFiniteError
 from .exact import UNMEASURED, Accumulator, write_mean
 from .flat import Buffers, FlatLayout, digest_of, trainable_parameters
 from .optim import AdamW, Schedule, clip_grad_norm_, grad_norm
@@ -56,16 +56,17 @@ class Replica:
     # ------------------------------------------------------------ a step
 
     def begin(self) -> None:
-        """Empty sums for a new position."""
+        """Empty sums for a new position; the buffers are the version's again, whatever was computed in between."""
         self._part.begin(self.exponents or ())
         self._taken_buffers.zero_()
+        self._buffers.write(self._version_buffers)
 
     def compute(self, version: int, index: int, batch: Batch) -> Outcome:
         """Forward and backward of one training micro-batch; its gradient is in the sums when this returns."""
+        self._buffers.write(self._version_buffers)
         if batch.weight == 0:
             self._take_buffers(index)
             return Outcome(0.0, 0, batch.samples)
-        self._buffers.write(self._version_buffers)
         seed_everything(key(self.config.seed, version, index, "model"))
         self.model.train()
         with self._part.micro_batch(batch.weight):
@@ -115,37 +116,45 @@ class Replica:
     ) -> tuple[float, float] | None:
         """Apply reduced sums: mean, clip, optimizer. Returns (gradient norm before clipping, learning rate used).
 
+        Raises NonFiniteError before anything has changed if the mean is not finite.
+
         fired: per parameter, how many micro-batches gave it a gradient; those with none are left out, as torch does.
         weight 0: nobody had a target; only the buffers are taken, and None is returned.
         """
+        if weight:
+            write_mean(self.layout, sums, self._means, self.exponents, weight)
+            for parameter, gradient, count in zip(self._parameters, self._gradients, fired, strict=True):
+                parameter.grad = gradient if count else None
+            limit = self.config.max_grad_norm
+            norm = clip_grad_norm_(self._parameters, limit) if limit else grad_norm(self._parameters)
+            if not math.isfinite(norm):  # float sums can overflow where no summand did
+                raise NonFiniteError(f"the norm of the mean gradient is {norm}; no weight was changed")
+            for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+                group["lr"] = rate(base)
+            self.optimizer.step()
+            for parameter in self._parameters:
+                parameter.grad = None
         if self._buffers.words:
             self._version_buffers = sums[-1].clone()
             self._buffers.write(self._version_buffers)
-        if weight == 0:
-            return None
-        write_mean(self.layout, sums, self._means, self.exponents, weight)
-        for parameter, gradient, count in zip(self._parameters, self._gradients, fired, strict=True):
-            parameter.grad = gradient if count else None
-        limit = self.config.max_grad_norm
-        norm = clip_grad_norm_(self._parameters, limit) if limit else grad_norm(self._parameters)
-        for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
-            group["lr"] = rate(base)
-        self.optimizer.step()
-        for parameter in self._parameters:
-            parameter.grad = None
-        return norm, float(self.optimizer.param_groups[0]["lr"])
+        return (norm, float(self.optimizer.param_groups[0]["lr"])) if weight else None
 
     # ------------------------------------------------------------ the whole copy
 
     def digest(self) -> str:
         return digest_of(self.model)
 
+    def check(self) -> int:
+        """The wrapping int64 sum over the bits of weights and buffers: cheap enough for every tail."""
+        total = self.layout.check() + int(self._version_buffers.sum())
+        return (total + 2**63) % 2**64 - 2**63
+
     def shared_state(self) -> dict[str, Tensor]:
         """What a founder sends down the tree: the weights of every parameter and the buffers, by name."""
         return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
 
-    def take_shared_state(self) -> None:
-        """After `shared_state` was written into: the version's buffers are the model's."""
+    def take_buffers(self) -> None:
+        """The version's buffers are what the model holds now: after it was loaded, or its state shared."""
         self._version_buffers = self._buffers.read()
 
     def probe(self, batch: Batch) -> str:
@@ -188,7 +197,7 @@ class Replica:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise ConfigError(f"loss_fn must return one number, the mean loss of the micro-batch; got {got}")
-        return loss.reshape(())
+        return loss.reshape(()).float()  # a bfloat16 loss times its weight would round the weight
 
     def _take_buffers(self, index: int) -> None:
         if index == 0 and self._buffers.words:
@@ -218,6 +227,8 @@ def cross_entropy(label_smoothing: float) -> LossFunction:
 def schedule_rate(schedule: Schedule, update: int, ordered: float | None) -> Callable[[float], float]:
     """Base rate -> rate of this update; an ordered learning rate takes the base's place."""
     factor = schedule(update)
+    if not (math.isfinite(factor) and factor >= 0):
+        raise ConfigError(f"the scheduler gave {factor!r} for update {update}; it must give a finite factor >= 0")
     return lambda base: (base if ordered is None else ordered) * factor
 
 
@@ -227,5 +238,6 @@ def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
         return {name: _moved(each, device) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_moved(each, device) for each in value)
+        moved = [_moved(each, device) for each in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
     return value

@@ -35,7 +35,7 @@ from .sockets import connections, listen, shut
 Operation = Literal["sum", "max", "min"]
 
 OPERATIONS: dict[str, Any] = {"sum": ReduceOp.SUM, "max": ReduceOp.MAX, "min": ReduceOp.MIN}
-OPERATION_TIMEOUT_S = 300.0
+OPERATION_TIMEOUT_S = 6 * 3600.0
 """For one collective. Long, as waiting for a slow sphere is no failure; a dead one is told by its socket or control."""
 CONSTRUCTOR_SHARE = 0.5
 """Of the build's time, for one gloo constructor: it may block five times what it is given, in a thread left behind."""

@@ -32,10 +32,13 @@ from zmq.utils.monitor import recv_monitor_message
 
 from control.protocol import (
     Beat,
+    Closed,
     FromSphere,
     Generation,
     Hello,
     Phase,
+    Proof,
+    Ready,
     StoreReply,
     StoreRequest,
 )
@@ -47,6 +50,8 @@ from .state import Heard, Standing, hear, move
 T = TypeVar("T")
 
 LINGER_MS = 1000
+SAID_AGAIN = (Proof, Ready, Closed)
+"""The newest of each is said again after a broken connection: it may have died with it, and control waits for it."""
 BEAT_S = (0.05, 0.5)
 """A beat is sent every silence_s / 10, within these bounds."""
 
@@ -82,6 +87,8 @@ class Link:
         self._queue: deque[bytes] = deque()
         self._replies: dict[int, StoreReply | None] = {}
         self._request = 0
+        self._said: dict[type, bytes] = {}
+        self._handshakes = 0
         self._interrupt: tuple[Callable[[], None], Generation] | None = None
         self._closing = False
         self._failure: str | None = None
@@ -120,6 +127,8 @@ class Link:
         with self._changed:
             self._check_alive()
             self._queue.append(frame)
+            if isinstance(message, SAID_AGAIN):
+                self._said[type(message)] = frame
         self._ring()
 
     def stand(self, **fields: object) -> None:
@@ -314,6 +323,10 @@ class Link:
             if self._connected:
                 hello = msgspec.structs.replace(self._hello, sphere=self._heard.sphere)
                 self._socket.send(encode(hello), zmq.NOBLOCK)
+                self._handshakes += 1
+                if self._handshakes > 1:
+                    with self._changed:
+                        self._queue.extendleft(reversed(self._said.values()))
 
     def _receive(self) -> None:
         interrupt = False

@@ -12,7 +12,7 @@ import torch
 from lightwatch.arithmetic import settle_arithmetic
 from lightwatch.config import TrainingConfig
 from lightwatch.errors import ConfigError
-from lightwatch.fingerprint import WITHOUT_EFFECT_ON_BITS, fingerprint_of
+from lightwatch.fingerprint import NEED_NOT_BE_EQUAL, fingerprint_of
 from lightwatch.metrics import StepReport
 from lightwatch.sync import Alone
 from lightwatch.trainer import Trainer
@@ -209,7 +209,7 @@ def test_spheres_of_unequal_settings_are_told_apart_unless_no_bit_hangs_on_it(na
     """The fingerprint's field of that name, and no other setting's, differs; four don't matter."""
     ours, theirs = fields(), fields(**{name: OTHER[name]})
     differing = {key for key in ours if ours[key] != theirs[key]} - {"reduction"}
-    assert differing == (set() if name in WITHOUT_EFFECT_ON_BITS else {f"config.{name}"})
+    assert differing == (set() if name in NEED_NOT_BE_EQUAL else {f"config.{name}"})
 
 
 # ------------------------------------------------------------ the rest of a fingerprint
