@@ -73,7 +73,7 @@ def test_phase_29_overfit() -> None:
 
 
 def test_phase_29_grad_clip() -> None:
-    """The optimizer sees a gradient no longer than the limit, its direction unchanged; the norm told is the one before."""
+    """The optimizer sees a gradient no longer than the limit, direction unchanged; what is told is the norm before."""
 
     def gradient(limit: float) -> tuple[Tensor, float]:
         model = mlp()
