@@ -50,11 +50,16 @@ def gpt_trainer(sync: Sync, **settings: object) -> Trainer:
     return Trainer(tiny_gpt(), byte_pairs(50), config, eval_data=byte_pairs(7, seed=4), sync=sync)
 
 
-def small_trainer(sync: Sync | None = None, *, data: Any = None, **settings: object) -> Trainer:
+def small_trainer(
+    sync: Sync | None = None, *, data: Any = None, loss_fn: Any = None, scheduler: Any = None, **settings: object
+) -> Trainer:
     """A trainer of `mlp` on 40 pairs with the squared error: 2 micro-batches of 4, 5 steps an epoch, 6 steps."""
     values: dict[str, object] = {
         "learning_rate": 1e-2, "warmup_steps": 2, "max_steps": 6, "micro_batches": 2, "batch_size": 4,
         "eval_interval": 0, "seed": 1,
     }  # fmt: skip
     config = TrainingConfig.from_dict({**values, **settings})
-    return Trainer(mlp(), data or regression_pairs(40), config, loss_fn=nn.functional.mse_loss, sync=sync)
+    return Trainer(
+        mlp(), data or regression_pairs(40), config, loss_fn=loss_fn or nn.functional.mse_loss, scheduler=scheduler,
+        sync=sync,
+    )  # fmt: skip

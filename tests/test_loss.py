@@ -75,14 +75,13 @@ def test_wrong_shapes_raise_and_change_nothing(kind: str) -> None:
 
 def test_a_loss_of_ones_own_takes_outputs_and_targets() -> None:
     """Whatever it returns as one number is what is minimised and told; its shape may be (1,) too."""
-    ours, huber = small_trainer(max_steps=1), small_trainer(max_steps=1)
     seen: list[tuple[int, ...]] = []
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         seen.append((*outputs.shape, *targets.shape))
         return nn.functional.huber_loss(outputs, targets, delta=0.1).reshape(1)
 
-    huber._replica.loss_fn = loss
+    ours, huber = small_trainer(max_steps=1), small_trainer(max_steps=1, loss_fn=loss)
     batch = regression_pairs(40)
     chosen = [batch[i] for index in range(2) for i in huber.data.samples_of(0, index)]
     x, y = torch.stack([a for a, _ in chosen]), torch.stack([b for _, b in chosen])

@@ -6,7 +6,6 @@ import threading
 from itertools import product
 
 import pytest
-import torch
 
 from lightwatch.config import TrainingConfig
 from lightwatch.errors import StateError
@@ -81,9 +80,7 @@ def test_completed_means_that_work_was_done() -> None:
 
 def test_training_again_goes_on_from_the_last_version() -> None:
     """After COMPLETED the next epoch follows; two calls give the weights of one."""
-    once, twice = small_trainer(max_steps=-1), small_trainer(max_steps=-1)
-    for trainer in (once, twice):
-        trainer._schedule = lambda update: 1.0
+    once, twice = (small_trainer(max_steps=-1, scheduler=lambda update: 1.0) for _ in range(2))
     once.train(2)
     twice.train(1)
     assert twice.status is TrainingStatus.COMPLETED
@@ -92,20 +89,18 @@ def test_training_again_goes_on_from_the_last_version() -> None:
 
 
 def failing_trainer() -> tuple[Trainer, dict[str, bool]]:
-    """Its loss raises in the second micro-batch of step 2 while told to."""
+    """Its model raises in the second micro-batch of step 2 while told to."""
     told = {"fail": True}
     trainer = small_trainer()
-    plain = trainer._replica.loss_fn
     calls: list[int] = []
 
-    def loss(outputs: object, targets: object) -> torch.Tensor:
+    def before_forward(*_: object) -> None:
         if trainer.version == 2:
             calls.append(1)
             if told["fail"] and len(calls) == 2:
                 raise ArithmeticError("told to fail")
-        return plain(outputs, targets)
 
-    trainer._replica.loss_fn = loss
+    trainer.model.register_forward_pre_hook(before_forward)
     return trainer, told
 
 

@@ -163,7 +163,21 @@ def test_members_that_disagree_are_told_apart_by_name_and_number(name: str, odd:
     tail = sound_tail()
     tail.members[name][odd] += 1
     reason = soundness(tail, None)
-    assert reason is not None and reason.startswith(f"members disagree about the {name}: number {odd} stands apart")
+    assert reason == f"member {odd} stands apart in the {name}"
+    assert (
+        soundness(tail, None, ["a/x", "a/y", "b"].__getitem__)
+        == f"{['a/x', 'a/y', 'b'][odd]} stands apart in the {name}"
+    )
+
+
+def test_without_a_majority_nobody_is_called_odd() -> None:
+    """Of two that differ, or of three that all do, the first and one that differs from it are named."""
+    tail = Tail(1, 1, 0, 2)
+    tail.members["weights"][:] = [5, 6]
+    assert soundness(tail, None) == "member 0 and member 1 disagree about the weights"
+    three = Tail(1, 1, 0, 3)
+    three.members["deal"][:] = [5, 6, 7]
+    assert soundness(three, None) == "member 0 and member 1 disagree about the deal"
 
 
 def test_members_may_have_seen_different_orders() -> None:

@@ -261,10 +261,6 @@ def test_a_step_in_which_nothing_weighs_makes_a_version_and_no_update() -> None:
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_what_is_not_finite_stops_in_either_reduction(reduction: str, what: str) -> None:
     """The loss itself, or one parameter's gradient; the weights are those before, and training may go on after."""
-    clean, trainer = (
-        Trainer(mlp(), regression_pairs(50), config(reduction=reduction), loss_fn=mse, sync=Alone()) for _ in range(2)
-    )
-    clean.train()
     sick = {"now": True}
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -273,7 +269,10 @@ def test_what_is_not_finite_stops_in_either_reduction(reduction: str, what: str)
             return value * float("inf") if what == "gradient" else value + float("nan")
         return value
 
-    trainer._replica.loss_fn = loss
+    clean, trainer = (
+        Trainer(mlp(), regression_pairs(50), config(reduction=reduction), loss_fn=each) for each in (mse, loss)
+    )
+    clean.train()
     sentence = r"gradient of 2\.bias" if what == "gradient" else "the loss is NaN"
     with pytest.raises(NonFiniteError, match=rf"{sentence}.*micro-batch 0 of step 2"):
         trainer.train()
@@ -296,8 +295,8 @@ def test_gradients_of_1e30_are_summed_or_refused_by_name_and_never_wrap() -> Non
     """Far above what integers can hold: the step ends with the parameter's name, or within rounding of float's."""
     norms = {}
     for reduction in ("float", "exact"):
-        trainer = Trainer(mlp(), regression_pairs(50), config(max_steps=1, reduction=reduction))
-        trainer._replica.loss_fn = lambda o, t: mse(o, t) * 1e15
+        large = config(max_steps=1, reduction=reduction)
+        trainer = Trainer(mlp(), regression_pairs(50), large, loss_fn=lambda o, t: mse(o, t) * 1e15)
         norms[reduction] = trainer.train().grad_norm
     assert norms["exact"] == pytest.approx(norms["float"], rel=1e-4)
     huge = Trainer(mlp(), regression_pairs(50), config(max_steps=1), loss_fn=lambda o, t: mse(o, t) * 1e30)
