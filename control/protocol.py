@@ -155,7 +155,7 @@ class Row(Message, frozen=True, kw_only=True):
     suspect: str | None = None
     """A flag that a repetition did not confirm: who computed it, in words."""
     seconds: dict[str, float] = {}
-    """This sphere's own: data, compute, wait, reduce, update, eval, and step for the whole."""
+    """This sphere's own: data, compute, reduce (waiting for others too), update, eval, and step for the whole."""
 
 
 class Ready(Message, frozen=True, kw_only=True):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from .arithmetic import settle_arithmetic
 from .checkpoint import save_model, write_whole
 from .config import RunConfig, TrainingConfig, dumps
 from .data import TextData
+from .errors import ConfigError
 from .model import GPT, generate
 from .sync import Sync
 from .trainer import Trainer
@@ -28,6 +32,24 @@ def build(run: RunConfig, sync: Sync | None = None) -> Trainer:
     data = TextData(run.data.path, run.data.sequence_length)
     held_out = data.held_out()
     return Trainer(model, data, run.training, eval_data=held_out if len(held_out) else None, sync=sync)
+
+
+def run_script(script: Sequence[str], seed: int) -> None:
+    """Run a user's script as `python SCRIPT ARGS` would, in this process; when it leaves with 0, that is its end.
+
+    torch is seeded first, the same on every sphere. Raises ConfigError if it leaves with anything else.
+    """
+    torch.manual_seed(seed)
+    argv, path = sys.argv, list(sys.path)
+    sys.argv = list(script)
+    sys.path.insert(0, str(Path(script[0]).resolve().parent))
+    try:
+        runpy.run_path(script[0], run_name="__main__")
+    except SystemExit as leaving:
+        if leaving.code not in (None, 0):
+            raise ConfigError(f"{script[0]} left with {leaving.code!r} before its training ended") from None
+    finally:
+        sys.argv, sys.path[:] = argv, path
 
 
 def write_config(folder: Path, config: TrainingConfig, run: RunConfig) -> None:

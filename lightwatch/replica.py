@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from .errors import ConfigError, NonFiniteError
 from .exact import UNMEASURED, Accumulator, write_mean
 from .flat import Buffers, FlatLayout, digest_of, trainable_parameters
 from .optim import AdamW, Schedule, clip_grad_norm_, grad_norm
-from .tail import Outcome
+from .tail import Outcome, Tail
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -35,11 +35,16 @@ class Replica:
     """The model used, not copied: its parameters move into the flat layout, its optimizer stays the user's."""
 
     def __init__(
-        self, model: nn.Module, config: TrainingConfig, optimizer: torch.optim.Optimizer | None, loss_fn: LossFunction
+        self,
+        model: nn.Module,
+        config: TrainingConfig,
+        optimizer: torch.optim.Optimizer | None,
+        loss_fn: LossFunction | None,
     ) -> None:
         self.model = model
         self.config = config
-        self.loss_fn = loss_fn
+        self.loss_fn = loss_fn or cross_entropy(config.label_smoothing)
+        self._eval_loss_fn = loss_fn or cross_entropy(0.0)  # bits per byte are of the targets, not of a smoothed one
         self.layout = FlatLayout(model)
         self.exact = config.reduction == "exact"
         self.exponents: list[int] | None = [UNMEASURED] * len(self.layout.slots) if self.exact else None
@@ -70,7 +75,7 @@ class Replica:
         seed_everything(key(self.config.seed, version, index, "model"))
         self.model.train()
         with self._part.micro_batch(batch.weight):
-            loss = self._loss(batch)
+            loss = self._loss(batch, self.loss_fn)
             # Float sums are of the loss summed over targets; d(mean * w) is bitwise d(sum) for cross entropy.
             loss.backward(None if self.exact else torch.full_like(loss, batch.weight))  # type: ignore[no-untyped-call]
         bad = self._part.settle() + 1
@@ -88,7 +93,7 @@ class Replica:
         self._buffers.write(self._version_buffers)
         self.model.eval()
         try:
-            loss = float(self._loss(batch))
+            loss = float(self._loss(batch, self._eval_loss_fn))
         finally:
             self.model.train()
             self._buffers.write(self._version_buffers)
@@ -99,9 +104,15 @@ class Replica:
         buckets = [bucket.of(self._part.sums) for bucket in self.layout.buckets]
         return [*buckets, self._taken_buffers] if self._buffers.words else buckets
 
-    def tail_sums(self) -> tuple[Tensor, Tensor, list[int]]:
-        """(bounds, fired, checks) of the own sums."""
-        return self._part.bounds, self._part.fired, self._part.checks.tolist()
+    def tail(self, outcomes: Mapping[int, Outcome], units: int, rank: int, members: int) -> Tail:
+        """What this member, number `rank` of `members`, says in the tail of a position with so many units."""
+        tail = Tail(len(self.layout.slots), len(self.layout.buckets), units, members)
+        tail.bounds[:], tail.fired[:] = self._part.bounds.numpy(), self._part.fired.numpy()
+        tail.checks[:] = self._part.checks.cpu().numpy()
+        for unit, outcome in outcomes.items():
+            tail.take(unit, rank, outcome)
+        tail.members["weights"][rank] = self.check()
+        return tail
 
     def intact(self) -> bool:
         """Whether the own sums still are what was added to them."""
@@ -184,7 +195,7 @@ class Replica:
     def _home(self, offset: int) -> int:
         return self.layout.weights.data_ptr() + 4 * offset
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch, loss_fn: LossFunction) -> Tensor:
         device = self.layout.device
         inputs, targets = _moved(batch.inputs, device), _moved(batch.targets, device)
         if isinstance(inputs, dict):
@@ -193,7 +204,7 @@ class Replica:
             outputs = self.model(*inputs)
         else:
             outputs = self.model(inputs)
-        loss = self.loss_fn(outputs, targets)
+        loss = loss_fn(outputs, targets)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise ConfigError(f"loss_fn must return one number, the mean loss of the micro-batch; got {got}")

@@ -47,6 +47,7 @@ class Standing:
     position: Position
     digest: str | None
     done: tuple[int, ...] = ()
+    has_sums: bool = False
     in_force: int = 0
 
 
@@ -74,6 +75,8 @@ class Sync(Protocol):
     alone: bool
     members: int
     rank: int
+    finish: Callable[[], object] | None
+    """Set by the trainer: what ends its training if the script ends without."""
 
     def admit(self, fingerprint: dict[str, str], config: TrainingConfig, max_steps: int) -> None:
         """Prove that this sphere computes what the others compute. A refusal is raised where the roll call is waited
@@ -113,10 +116,10 @@ class Sync(Protocol):
         """The member with this number, as people call it."""
 
     def unsound(self, reason: str) -> None:
-        """The tail was not sound: nothing has changed. Raises GenerationEnded, or ReductionError when alone."""
+        """Own sums or the tail were not sound: nothing has changed. Raises ReductionError."""
 
     def closed(self, closing: Closing, model: nn.Module) -> None:
-        """The last version, which `model` holds, is agreed. Blocks until the run is over for all."""
+        """A training has ended; its last version, which `model` holds, is agreed. Another may follow."""
 
 
 class Alone:
@@ -132,6 +135,7 @@ class Alone:
         self._orders = [Wanted()]
         self._changed = threading.Condition()
         self.closing: Closing | None = None
+        self.finish: Callable[[], object] | None = None
 
     def order(self, **changes: object) -> int:
         """Issue the next wanted state; in force from the step after the one that is now being computed."""
@@ -167,7 +171,7 @@ class Alone:
         with self._changed:
             while in_force.paused and not in_force.stopped:
                 while self._orders[-1].number == in_force.number:
-                    self._changed.wait()
+                    self._changed.wait(1.0)  # a signal handler's order may fall just before the wait
                 in_force = self._orders[in_force.number + 1]
         return in_force
 

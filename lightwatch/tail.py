@@ -16,7 +16,7 @@ exactly once: that nothing is lost or counted twice is an equation of every step
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -154,8 +154,10 @@ class Hopeless:
 Verdict: TypeAlias = Update | Repeat | Rescale | NonFinite | Hopeless
 
 
-def soundness(tail: Tail, sums_checks: Sequence[int] | None) -> str | None:
-    """Why this summed tail must not be acted on, or None.
+def soundness(
+    tail: Tail, sums_checks: Sequence[int] | None, name_of: Callable[[int], str] = "member {}".format
+) -> str | None:
+    """Why this summed tail must not be acted on, or None; the odd member is named where a majority makes it odd.
 
     sums_checks: checksums of the reduced buckets as they arrived here; None where there are none (float).
     """
@@ -168,8 +170,11 @@ def soundness(tail: Tail, sums_checks: Sequence[int] | None) -> str | None:
         column = tail.members[name]
         if column.size and not bool((column == column[0]).all()):
             values, counts = np.unique(column, return_counts=True)
-            odd = int(np.flatnonzero(column == values[int(counts.argmin())])[0])
-            return f"members disagree about the {name}: number {odd} stands apart"
+            if counts.max() * 2 <= column.size:
+                other = int(np.flatnonzero(column != column[0])[0])
+                return f"{name_of(0)} and {name_of(other)} disagree about the {name}"
+            odd = int(np.flatnonzero(column != values[int(counts.argmax())])[0])
+            return f"{name_of(odd)} stands apart in the {name}"
     if sums_checks is not None:
         for index, (added, arrived) in enumerate(zip(tail.checks.tolist(), sums_checks, strict=True)):
             if not same_checksum(added, arrived):

@@ -24,14 +24,15 @@ from . import sync as seam
 from .arithmetic import settle_arithmetic
 from .config import TrainingConfig
 from .data import Batch, Batches, aligned, weight_of
-from .errors import ConfigError, NonFiniteError, ReductionError, StateError
+from .errors import ConfigError, NonFiniteError, ReductionError, RunEnded, StateError
 from .fingerprint import fingerprint_of
 from .metrics import Closing, StepReport, Stopwatch, TrainingState
 from .optim import Schedule, warmup_cosine
-from .replica import LossFunction, Replica, cross_entropy, schedule_rate
+from .replica import LossFunction, Replica, schedule_rate
 from .status import TrainingStatus, move
 from .sync import Alone, GenerationEnded, Position, Standing, Sync, Wanted
 from .tail import Hopeless, NonFinite, Outcome, Repeat, Rescale, Suspicion, Tail, Update, decide, soundness
+from .units import Units
 
 log = logging.getLogger("lightwatch")
 
@@ -75,17 +76,18 @@ class Trainer:
         self.on_step_end: Callable[[TrainingState], None] | None = None
         self.on_epoch_end: Callable[[TrainingState], None] | None = None
         self.eval_loss: float | None = None
-        loss = loss_fn or cross_entropy(self.config.label_smoothing)
-        self._replica = Replica(model, self.config, optimizer, loss)
+        self._replica = Replica(model, self.config, optimizer, loss_fn)
         self._schedule = scheduler
         self._position = Position()
         self._state = TrainingState()
         self._in_force = Wanted()
         self._outcomes: dict[int, Outcome] = {}
         self._suspicion: Suspicion | None = None
-        self._given: Batch | None = None
-        self._entered = self._admitted = False
-        self._reported = -1
+        self._units = Units(self.config, self.data, self.eval_data)
+        self._entered = self._admitted = self._closing = False
+        self._reported = self._closed = -1
+        self._sums: list[Tensor] | None = None
+        self.fingerprint: dict[str, str] = {}
         self._digest: str | None = None
         self._total = 0
         self._micro_batches = 0
@@ -115,15 +117,15 @@ class Trainer:
             raise StateError("train_step(batch) would give each sphere another batch; on a tree call train_steps(n)")
         inputs, targets = map(aligned, batch)
         samples = len(targets) if hasattr(targets, "__len__") else 1
-        self._given = Batch(inputs, targets, weight_of(targets, samples), samples)
+        self._units.given = Batch(inputs, targets, weight_of(targets, samples), samples)
         try:
             return self.train_steps(1)
         finally:
-            self._given = None
+            self._units.given = None
 
     def close(self) -> None:
         """End a training that was driven by `train_steps`: agree on the last version. Does nothing after `train`."""
-        if self._entered:
+        if self._entered and self._closed != self.version:
             self._run(self.version, self._total, closing=True)
 
     def state(self) -> TrainingState:
@@ -165,11 +167,12 @@ class Trainer:
             raise ConfigError(f"a number of epochs or steps must be >= 0, this one ends {before - target} steps ago")
         self.status = move(self.status, TrainingStatus.INITIALIZING)
         try:
-            self._total = total
+            self._total, self._digest = total, None
             self._replica.refuse_changes()
-            if self._in_force.stopped and isinstance(self.sync, Alone):  # the call is the order to go on
-                self._in_force = self.sync.wanted(self.sync.order(stopped=False, paused=False))
-            self._admit(target)
+            self._replica.take_buffers()
+            if self._in_force.stopped and target > before:
+                self._go_on_after_a_stop()
+            self._admit(total)
             self.status = move(self.status, TrainingStatus.RUNNING)
             self._advance(target, closing)
         except BaseException:
@@ -185,43 +188,49 @@ class Trainer:
         """Steps until the target or a stop; when the tree is formed anew, from where this sphere stands."""
         while True:
             try:
+                self._closing = False
                 if not self._entered:
                     self._enter()
                 while self.version < target and not self._honoured().stopped:
                     self._take_step(target)
+                self._closing = closing
                 if closing:
                     self._close()
                 return
             except GenerationEnded:
                 self._entered = False
+                self._keep_training_units()
 
     def _enter(self) -> None:
         """Answer the roll call, take the state if it has to be taken, and be part of the tree."""
         self._digest = self._replica.digest()
-        standing = Standing(self._position, self._digest, tuple(sorted(self._outcomes)), self._in_force.number)
+        standing = Standing(
+            self._position, self._digest, tuple(sorted(self._outcomes)), self._sums is not None, self._in_force.number
+        )
         start = self.sync.begin(standing)
         if start.share:
             self.sync.share_state(self._replica.shared_state(), start)
-            self._replica.take_shared_state()
+            self._replica.take_buffers()
             self._digest = self._replica.digest()
+        self._suspicion = None  # its members have changed: a flag must be seen twice among these
         if not start.keep:
             self._begin_position(start.position)
         self._in_force = self.sync.wanted(max(self._in_force.number, start.in_force))
         self._entered = True
         if self._reported < self.version:
-            check, number = self._replica.layout.check(), self._in_force.number
+            check, number = self._replica.check(), self._in_force.number
             self._reported = self.version
             self.sync.report(StepReport(self.version, check=check, digest=self._digest, in_force=number))
 
     def _take_step(self, target: int) -> None:
         """One version: compute what was dealt, sum it, agree, and only then change anything."""
         watch = Stopwatch()
-        training, evaluation = self._micro_batches_of_step(), self._evaluations_due()
+        training, evaluation = self._units.training, self._units.evaluation(self.version)
         while True:
             self._compute(training, evaluation, watch)
             if not self._replica.intact():
                 self.sync.unsound("own sums are no longer what was added to them")
-            sums = [self.sync.reduce(bucket) for bucket in self._replica.buckets()]
+            self._sums = sums = [self.sync.reduce(bucket) for bucket in self._replica.buckets()]
             tail = self._agree(training + evaluation, sums)
             watch.lap("reduce")
             match self._decide(tail, training):
@@ -245,11 +254,10 @@ class Trainer:
                 continue
             self.sync.progress(self._position, "computing", len(self._outcomes), len(units))
             if unit >= training:
-                assert self.eval_data is not None
-                self._outcomes[unit] = self._replica.evaluate(self.eval_data.evaluation(unit - training))
+                self._outcomes[unit] = self._replica.evaluate(self._units.evaluation_batch(unit - training))
                 watch.lap("eval")
                 continue
-            batch = self._given or self.data.batch(self.version, unit)
+            batch = self._units.batch(self.version, unit)
             watch.lap("data")
             self._outcomes[unit] = self._replica.compute(self.version, unit, batch)
             self._micro_batches += 1
@@ -258,19 +266,13 @@ class Trainer:
 
     def _agree(self, units: int, sums: list[Tensor]) -> Tail:
         """The tail, summed over all and found sound; all own buckets are complete."""
-        replica = self._replica
-        tail = Tail(len(replica.layout.slots), len(replica.layout.buckets), units, self.sync.members)
-        bounds, fired, checks = replica.tail_sums()
-        tail.bounds[:], tail.fired[:], tail.checks[:] = bounds.numpy(), fired.numpy(), checks
-        for unit, outcome in self._outcomes.items():
-            tail.take(unit, self.sync.rank, outcome)
-        mine = {name: column[self.sync.rank : self.sync.rank + 1] for name, column in tail.members.items()}
-        mine["weights"][0] = replica.layout.check()
-        mine["digest"][0] = int(self._digest[:15], 16) if self._digest else 0
-        tail = self.sync.tail(tail, self._position)
-        reason = soundness(tail, replica.checksums(sums) if replica.exact and sums else None)
+        replica, sync = self._replica, self.sync
+        own = replica.tail(self._outcomes, units, sync.rank, sync.members)
+        own.members["digest"][sync.rank] = int(self._digest[:15], 16) if self._digest else 0
+        tail = sync.tail(own, self._position)
+        reason = soundness(tail, replica.checksums(sums) if replica.exact and sums else None, sync.name_of)
         if reason:
-            self.sync.unsound(reason)
+            sync.unsound(reason)
         return tail
 
     def _decide(self, tail: Tail, training: int) -> Update | Repeat | Rescale | NonFinite | Hopeless:
@@ -284,8 +286,8 @@ class Trainer:
         )
 
     def _commit(self, update: Update, tail: Tail, sums: list[Tensor], watch: Stopwatch, target: int) -> None:
-        """Everything that changes in a step, after nothing can fail any more."""
-        version, training = self.version + 1, self._micro_batches_of_step()
+        """Everything that changes in a step, after all have agreed to it."""
+        version, training = self.version + 1, self._units.training
         schedule = self._schedule or warmup_cosine(self.config.warmup_steps, self._total)
         rate = schedule_rate(schedule, version, self._in_force.learning_rate)
         applied = self._replica.commit(sums, update.weight, tail.fired.tolist(), rate)
@@ -309,7 +311,7 @@ class Trainer:
             StepReport(
                 version, loss=update.loss, learning_rate=lr, grad_norm=norm, weight=update.weight, samples=samples,
                 attempts=attempts, skipped=applied is None, in_force=self._in_force.number,
-                check=self._replica.layout.check(), digest=self._digest, epoch=epoch,
+                check=self._replica.check(), digest=self._digest, epoch=epoch,
                 eval_loss=eval_loss, suspect=suspects or None, seconds=watch.total(),
             )
         )  # fmt: skip
@@ -319,39 +321,52 @@ class Trainer:
         """A tail without a step: the last version, and its evaluation, are agreed by all."""
         self._digest = self._replica.digest()
         self._replica.begin()
-        evaluation = self._evaluations()
+        evaluation = self._units.closing
         self._compute(0, evaluation, Stopwatch())
         tail = self._agree(evaluation, [])
         loss, weight = tail.mean_loss(0, evaluation)
         self.eval_loss = loss if weight else self.eval_loss
-        self._outcomes.clear()
-        self._entered = False
+        self._begin_position(self._position)
+        self._closed = self.version
         reason = "stopped" if self._in_force.stopped else "completed"
         closing = Closing(self.version, self._digest, reason, loss, weight, self._micro_batches, self._busy_s)
         self.sync.closed(closing, self.model)
 
-    def _admit(self, target: int) -> None:
+    def _go_on_after_a_stop(self) -> None:
+        """Alone the call is the order to go on; on a tree the run is over for the script."""
+        if not isinstance(self.sync, Alone):
+            raise RunEnded("stopped", f"by order, at version {self.version}")
+        self._in_force = self.sync.wanted(self.sync.order(stopped=False, paused=False))
+
+    def _keep_training_units(self) -> None:
+        """What a generation hands on are whole micro-batches of a step; evaluations are computed anew."""
+        training = 0 if self._closing else self._units.training
+        self._outcomes = {unit: outcome for unit, outcome in self._outcomes.items() if unit < training}
+
+    def _admit(self, total: int) -> None:
         if self._admitted:
             return
         fields = fingerprint_of(self._replica, self.config, self.data, self.eval_data)
         if not self.sync.alone:
             fields["probe"] = self._replica.probe(self.data.batch(0, 0))
-        self.sync.admit(fields, self.config, target)
         self.fingerprint = fields
+        self.sync.admit(fields, self.config, total)
+        self.sync.finish = self.close
         self._admitted = True
 
     def _begin_position(self, position: Position) -> None:
-        self._position = Position(*position)
-        self._outcomes = {}
+        self._position, self._outcomes, self._sums = Position(*position), {}, None
         self._replica.begin()
 
     def _honoured(self) -> Wanted:
         """The orders in force, after waiting out a pause."""
         if self._in_force.paused and not self._in_force.stopped:
             self.status = move(self.status, TrainingStatus.PAUSED)
-            self.sync.progress(self._position, "paused")
-            self._in_force = self.sync.wait_while_paused(self._in_force)
-            self.status = move(self.status, TrainingStatus.RUNNING)
+            try:
+                self.sync.progress(self._position, "paused")
+                self._in_force = self.sync.wait_while_paused(self._in_force)
+            finally:
+                self.status = move(self.status, TrainingStatus.RUNNING)
         return self._in_force
 
     def _stop_for(self, trouble: NonFinite | Hopeless) -> NoReturn:
@@ -359,18 +374,6 @@ class Trainer:
         if isinstance(trouble, Hopeless):
             raise ReductionError(trouble.told(names, self.version))
         raise NonFiniteError(trouble.told(names, self.version, self.sync.name_of(trouble.owner)))
-
-    def _micro_batches_of_step(self) -> int:
-        return 1 if self._given else self.config.micro_batches
-
-    def _evaluations_due(self) -> int:
-        every = self.config.eval_interval
-        return self._evaluations() if every and self.version and self.version % every == 0 else 0
-
-    def _evaluations(self) -> int:
-        if self.eval_data is None:
-            return 0
-        return min(self.config.eval_batches, self.eval_data.evaluations)
 
     def _digest_due(self, target: int) -> bool:
         every = self.config.verify_interval

@@ -82,6 +82,14 @@ def _is_listener(copy: socket.socket) -> bool:
     return bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
+def are_open(sockets: dict[int, str]) -> bool:
+    """Whether all of them still are what they were: gloo closes a connection as soon as it breaks."""
+    try:
+        return all(os.readlink(f"/proc/self/fd/{number}") == inode for number, inode in sockets.items())
+    except OSError:
+        return False
+
+
 def shut(descriptor: int, inode: str) -> None:
     """Shut a connection down for both sides, if the descriptor still is what it was."""
     try:

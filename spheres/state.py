@@ -46,7 +46,7 @@ MOVES: dict[Phase, frozenset[Phase]] = {
     Phase.COMPUTING: frozenset({Phase.REDUCING, Phase.FROZEN, Phase.CLOSED}),
     Phase.REDUCING: frozenset({Phase.COMPUTING, Phase.PAUSED, Phase.CLOSING, Phase.FROZEN, Phase.CLOSED}),
     Phase.PAUSED: frozenset({Phase.COMPUTING, Phase.CLOSING, Phase.FROZEN, Phase.CLOSED}),
-    Phase.CLOSING: frozenset({Phase.FROZEN, Phase.CLOSED}),
+    Phase.CLOSING: frozenset({Phase.COMPUTING, Phase.FROZEN, Phase.CLOSED}),  # a script may train on
     Phase.CLOSED: frozenset(),
 }
 """Phase -> the phases that may follow. Any live phase may freeze (a roll call) or close (the run is over)."""

@@ -9,6 +9,7 @@ Laws
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from control.protocol import NO_GENERATION, Closed, Generation, Go, How, Phase, Proof, Ready, Row, View
 from control.protocol import Position as WirePosition
 from lightwatch.config import TrainingConfig
-from lightwatch.errors import ReductionError, RunEnded
+from lightwatch.errors import ConfigError, ReductionError, RunEnded, StateError
 from lightwatch.metrics import Closing, StepReport
 from lightwatch.sync import GenerationEnded, Position, Standing, Start, Wanted
 from lightwatch.tail import Tail
@@ -33,6 +34,7 @@ from .state import Heard, share_out
 from .store import LinkStore
 
 T = TypeVar("T")
+log = logging.getLogger("lightwatch.spheres")
 
 CONTROL_GONE_S = 60.0
 """With control silent for so long, a sphere that needs it gives up."""
@@ -74,12 +76,15 @@ class TreeSync:
         self.first = False
         self.members = 1
         self.rank = 0
-        self.trained = False
+        self.finish: Callable[[], object] | None = None
+        self._last: tuple[Closing, nn.Module] | None = None
 
     # ------------------------------------------------------------ becoming part of a generation
 
     def admit(self, fingerprint: dict[str, str], config: TrainingConfig, max_steps: int) -> None:
         """Send the proof; a refusal shows where the roll call is waited for."""
+        if self.finish is not None:
+            raise StateError("a run on a tree trains one model: this script's second Trainer has no place in it")
         self._config = config
         self._link.send(Proof(fingerprint=fingerprint, micro_batches=config.micro_batches, max_steps=max_steps))
 
@@ -96,6 +101,7 @@ class TreeSync:
                     holds_state=True,
                     digest=standing.digest,
                     done=list(standing.done),
+                    has_sums=standing.has_sums,
                     in_force=standing.in_force,
                 )
             )
@@ -143,7 +149,8 @@ class TreeSync:
         timeout_s = self._silence_s * BUILD_SHARE
         try:
             groups.connect(LinkStore(self._link, self._run_id, view.generation, timeout_s), timeout_s)
-        except PeerLost:
+        except PeerLost as error:
+            log.warning("%s", error)
             self._link.stand(phase=Phase.FROZEN, failed_in=view.generation)
             return False
         self._groups = groups
@@ -157,6 +164,7 @@ class TreeSync:
         self._wires, self._next_wire = [], 0
 
     def _break_off(self, error: PeerLost) -> None:
+        log.warning("%s", error)
         self._link.stand(phase=Phase.FROZEN, failed_in=self._generation)
         raise GenerationEnded(str(error)) from None
 
@@ -235,12 +243,12 @@ class TreeSync:
         return heard.seen >= number or heard.ends(self._generation) or None
 
     def progress(self, position: Position, phase: str, done: int = 0, dealt: int = 0) -> None:
+        if self._link.heard.ends(self._generation):  # between micro-batches the sums are whole
+            raise GenerationEnded(f"generation {self._generation} is over")
         if self._generation != NO_GENERATION:
             self._link.stand(phase=Phase(phase), position=WirePosition(*position), units_done=done, units_dealt=dealt)
 
     def report(self, report: StepReport) -> None:
-        self.trained = True
-        self._link.stand(in_force=report.in_force)
         self._link.send(
             Row(
                 generation=self._generation, version=report.version, loss=report.loss,
@@ -250,11 +258,22 @@ class TreeSync:
                 suspect=report.suspect, seconds=report.seconds,
             )
         )  # fmt: skip
+        self._link.stand(in_force=report.in_force)  # after the row: the order holds from that version, not before
 
     def closed(self, closing: Closing, model: nn.Module) -> None:
-        """Keep the model, tell control, and stay until it says that the run is over. Raises RunEnded if it failed."""
-        assert self._groups is not None
+        self._last = (closing, model)
         self._link.stand(phase=Phase.CLOSING)
+
+    def leave(self) -> None:
+        """The script has ended: keep the model, tell control, and stay until it says that the run is over.
+
+        Raises ConfigError if nothing was trained, RunEnded if the run failed. With control dead it leaves by itself.
+        """
+        if self.finish is not None:
+            self.finish()
+        if self._last is None or self._groups is None:
+            raise ConfigError("the script ended without training: call Trainer(...).train()")
+        closing, model = self._last
         if self.first:
             self._keep(model)
         self._link.send(
@@ -265,7 +284,11 @@ class TreeSync:
                 busy_s=closing.busy_s, reason=closing.reason,
             )
         )  # fmt: skip
-        end = self._await(lambda heard: heard.end, "to Closed")
+        try:
+            end = self._await(lambda heard: heard.end, "to Closed")
+        except ControlSilent as error:
+            log.warning("%s; the last version is agreed, so this sphere leaves", error)
+            return
         self._leave_generation()
         self._link.stand(phase=Phase.CLOSED)
         if end.status == "failed":

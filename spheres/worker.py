@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import runpy
 import socket
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from control.protocol import Failed, Hello
 from lightwatch import config, job
@@ -47,12 +44,15 @@ def main(run_dir: Path, address: str, path: str, script: Sequence[str] = ()) -> 
     try:
         link.open(OPEN_S)
         seam.current = sync
-        if script:
-            _run_script(script, run.training.seed)
-        else:
-            job.build(run, sync).train()
-        if not sync.trained:
-            raise ConfigError(f"{script[0] if script else 'the job'} ended without training: call Trainer(...).train()")
+        try:
+            if script:
+                job.run_script(script, run.training.seed)
+            else:
+                job.build(run, sync).train()
+        except RunEnded as end:
+            if end.status != "stopped" or link.heard.end is not None:
+                raise
+        sync.leave()
         return 0
     except RunEnded as end:
         return 1 if end.status == "failed" else 0
@@ -63,18 +63,6 @@ def main(run_dir: Path, address: str, path: str, script: Sequence[str] = ()) -> 
         return _fail(link, path, error)
     finally:
         link.close()
-
-
-def _run_script(script: Sequence[str], seed: int) -> None:
-    """As `python SCRIPT ARGS` would, but torch is seeded first: a script that doesn't seed builds the same v0 too."""
-    torch.manual_seed(seed)
-    sys.argv = list(script)
-    sys.path.insert(0, str(Path(script[0]).resolve().parent))
-    try:
-        runpy.run_path(script[0], run_name="__main__")
-    except SystemExit as leaving:
-        if leaving.code not in (None, 0):
-            raise ConfigError(f"{script[0]} left with {leaving.code!r} before its training ended") from None
 
 
 def _fail(link: Link, path: str, error: Exception) -> int:

@@ -23,8 +23,8 @@ def config(**changes: object) -> TrainingConfig:
     return TrainingConfig.from_dict({**values, **changes})
 
 
-def dropout_trainer(sync: Alone, evaluation: int, every: int) -> Trainer:
-    trainer = gpt_trainer(sync, eval_interval=every)
+def dropout_trainer(sync: Alone, evaluation: int, every: int, most: int = 3) -> Trainer:
+    trainer = gpt_trainer(sync, eval_interval=every, eval_batches=most)
     pairs = byte_pairs(evaluation, seed=4) if evaluation else None
     return Trainer(tiny_gpt(dropout=0.3), byte_pairs(50), trainer.config, eval_data=pairs, sync=sync)
 
@@ -44,9 +44,8 @@ def test_with_dropout_an_evaluation_moves_no_bit() -> None:
 
 def test_an_evaluation_is_plain_torchs_weighted_loss_and_leaves_train_mode() -> None:
     """Of all held-out targets, without dropout, by the weights of the last version."""
-    trainer = dropout_trainer(Alone(), 7, 0)
+    trainer = dropout_trainer(Alone(), 7, 0, most=32)
     trainer.eval_data.dataset[2][1][5:] = -100  # type: ignore[union-attr]
-    trainer.config = TrainingConfig.from_dict({**vars(trainer.config), "eval_batches": 32})
     trainer.train()
     assert trainer.model.training
     pairs = trainer.eval_data.dataset  # type: ignore[union-attr]
@@ -112,6 +111,16 @@ def test_buffers_follow_micro_batch_0_whoever_ran_what() -> None:
     short = make(Alone())
     short.train_steps(1)
     assert isinstance(short.model, Remembering) and torch.equal(short.model.mean, once.mean)
+
+
+def test_buffers_set_between_two_calls_are_the_next_versions() -> None:
+    """Loaded or set by the user while nothing runs, they are what the next step starts from."""
+    trainer = Trainer(Remembering(), regression_pairs(50), config(), loss_fn=mse)
+    assert isinstance(trainer.model, Remembering)
+    trainer.train_steps(1)
+    trainer.model.count.fill_(40)
+    trainer.train_steps(2)
+    assert int(trainer.model.count) == 42
 
 
 def test_a_probe_leaves_the_copy_as_it_was_and_tells_gradients_apart() -> None:

@@ -230,5 +230,51 @@ def test_a_flipped_bit_in_own_sums_or_weights_is_never_applied() -> None:
     with pytest.raises(ReductionError, match="own sums"):
         train_on_tree("1", make)
     where.update(rank=1, flip=flip_weights)
-    with pytest.raises(ReductionError, match="weights: number 1 stands apart"):
+    with pytest.raises(ReductionError, match="thread 1 stands apart in the weights"):
         train_on_tree("3", make)
+
+
+def test_a_backward_outside_of_a_step_moves_no_bit(alone: Trainer) -> None:
+    """A callback that leaves gradients behind, before the training and between its steps."""
+
+    def act(trainer: Trainer) -> None:
+        def diagnose(_: object) -> None:
+            x = torch.zeros(1, 16, dtype=torch.int64)
+            trainer.model(x).sum().backward()
+
+        diagnose(None)
+        trainer.on_step_end = diagnose
+        trainer.train()
+
+    for tree in ("1", "3"):
+        for trainer in train_on_tree(tree, gpt_trainer, act):
+            assert trainer.digest() == alone.digest()
+
+
+def test_buffers_do_not_follow_the_tree_when_the_first_micro_batch_weighs_nothing() -> None:
+    """Its owner computes nothing and hands on the version's buffers, whatever it computed before."""
+
+    class Picky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(3)
+            self.norm = nn.BatchNorm1d(4)
+            self.last = nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(self.norm(x))
+            return out
+
+    generator = torch.Generator().manual_seed(1)
+    pairs = [(torch.randn(4, generator=generator), torch.tensor(i % 5)) for i in range(24)]
+
+    def make(sync: Alone) -> Trainer:
+        config = TrainingConfig(learning_rate=1e-2, warmup_steps=0, max_steps=3, micro_batches=4, batch_size=2)
+        trainer = Trainer(Picky(), pairs, config, sync=sync)
+        for step in range(3):
+            for number in trainer.data.samples_of(step, 0):
+                trainer.data.dataset[number] = (pairs[number][0], torch.tensor(-100))
+        return trainer
+
+    digests = {trainer.digest() for tree in ("1", "2", "3", "4") for trainer in train_on_tree(tree, make)}
+    assert len(digests) == 1

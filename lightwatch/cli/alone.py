@@ -66,9 +66,6 @@ class AloneRun:
             self._train(ledger, metrics)
         except AtOnce:
             return self._failed("a second signal ended the run at once")
-        except SystemExit as leaving:
-            if leaving.code not in (None, 0):
-                return self._failed(f"{self._settings.script[0]} left with {leaving.code!r}", leaving, usage=True)
         except (ConfigError, DataError) as error:
             return self._failed(str(error), error, usage=True)
         except LightwatchError as error:
@@ -84,6 +81,7 @@ class AloneRun:
         return self._facts("stopped" if closing is not None and closing.reason == "stopped" else "completed")
 
     def _train(self, ledger: Ledger, metrics: IO[bytes]) -> None:
+        from .. import job
         from .. import sync as seam
         from .recording import Recording
 
@@ -97,13 +95,10 @@ class AloneRun:
         )
         try:
             if self._settings.script:
-                from .script import run_here
-
-                run_here(self._settings.script, self._settings.run.training.seed)
+                job.run_script(self._settings.script, self._settings.run.training.seed)
             else:
-                from .. import job
-
                 job.build(self._settings.run, self._sync).train()
+            self._sync.leave()
         finally:
             seam.current = None
 

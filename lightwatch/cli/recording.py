@@ -55,6 +55,11 @@ class Recording(Alone):
         ):
             self._ledger.set(key, value)
 
+    def leave(self) -> None:
+        """The script has ended: so does its training, if it has not yet."""
+        if self.finish is not None:
+            self.finish()
+
     def closed(self, closing: Closing, model: nn.Module) -> None:
         self._keep(model)
         super().closed(closing, model)

@@ -1,9 +1,7 @@
-"""A user's own script: judged before it is started, and run in this process when it runs alone."""
+"""A user's own script, judged before it is started."""
 
 from __future__ import annotations
 
-import runpy
-import sys
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -30,20 +28,6 @@ def check_script(script: str) -> str:
             if hiding.is_file() or (hiding.is_dir() and hiding.resolve() != _our_own(name)):
                 raise ConfigError(f"{hiding} hides lightwatch's own package {name!r} from the script; rename it")
     return str(path)
-
-
-def run_here(script: tuple[str, ...], seed: int) -> None:
-    """Run the script as `python SCRIPT ARGS` does, with torch seeded first as it is on every sphere of a tree."""
-    import torch
-
-    torch.manual_seed(seed)
-    argv, path = sys.argv, list(sys.path)
-    sys.argv = list(script)
-    sys.path.insert(0, str(Path(script[0]).parent))
-    try:
-        runpy.run_path(script[0], run_name="__main__")
-    finally:
-        sys.argv, sys.path[:] = argv, path
 
 
 def _our_own(name: str) -> Path:
