@@ -43,7 +43,9 @@ OPERATION_TIMEOUT_S = 6 * 3600.0
 CONSTRUCTOR_SHARE = 0.5
 """Of the build's time, for one gloo constructor: it may block five times what it is given, in a thread left behind."""
 WATCH_S = 0.25
-FAREWELL_S = 5.0
+"""How long a collective is left to gloo before we look for ourselves."""
+FAREWELL_S = 2.0
+"""How long `close` waits for what it destroys; a call that gloo forgot holds its group to its time-out."""
 
 
 class PeerLost(LightwatchError):

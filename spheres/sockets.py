@@ -17,15 +17,16 @@ import threading
 
 from torch.distributed import ProcessGroupGloo
 
-_listening = threading.Lock()  # between making a device and finding its port, per process
+_looking = threading.Lock()
+"""Per process: a look makes duplicates, which another thread must not take for what it looks for."""
 
 
 def listen(address: str) -> tuple[ProcessGroupGloo.Device, int]:
     """A gloo device bound to `address`, and the port it listens at (0 where that can't be seen)."""
-    with _listening:
-        before = _descriptors()
+    with _looking:
+        before = set(_descriptors().values())
         device = ProcessGroupGloo.create_device(hostname=address)
-        new = [number for number, inode in _descriptors().items() if before.get(number) != inode]
+        new = [number for number, inode in _descriptors().items() if inode not in before]
         for number in new:
             try:
                 with _opened(number) as copy:
@@ -39,14 +40,15 @@ def listen(address: str) -> tuple[ProcessGroupGloo.Device, int]:
 def connections(port: int, ports: set[int]) -> dict[int, str]:
     """Descriptors and inodes of the TCP connections accepted at `port` or leading to one of `ports`."""
     found: dict[int, str] = {}
-    for number, inode in _descriptors().items():
-        try:
-            with _opened(number) as copy:
-                if copy.family in (socket.AF_INET, socket.AF_INET6) and not _is_listener(copy):
-                    if copy.getsockname()[1] == port or copy.getpeername()[1] in ports:
-                        found[number] = inode
-        except OSError:  # closed meanwhile, or not connected
-            continue
+    with _looking:
+        for number, inode in _descriptors().items():
+            try:
+                with _opened(number) as copy:
+                    if copy.family in (socket.AF_INET, socket.AF_INET6) and not _is_listener(copy):
+                        if copy.getsockname()[1] == port or copy.getpeername()[1] in ports:
+                            found[number] = inode
+            except OSError:  # closed meanwhile, or not connected
+                continue
     return found
 
 
@@ -93,9 +95,10 @@ def are_open(sockets: dict[int, str]) -> bool:
 def shut(descriptor: int, inode: str) -> None:
     """Shut a connection down for both sides, if the descriptor still is what it was."""
     try:
-        if os.readlink(f"/proc/self/fd/{descriptor}") == inode:
-            with _opened(descriptor) as copy:
-                if not _is_listener(copy):
-                    copy.shutdown(socket.SHUT_RDWR)
+        with _looking:
+            if os.readlink(f"/proc/self/fd/{descriptor}") == inode:
+                with _opened(descriptor) as copy:
+                    if not _is_listener(copy):
+                        copy.shutdown(socket.SHUT_RDWR)
     except OSError:  # closed or broken already: whoever was blocked on it knows
         return

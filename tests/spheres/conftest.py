@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-DEADLINE_S = 5.0
+DEADLINE_S = 8.0
 
 
 def sockets() -> set[str]:
@@ -27,7 +27,7 @@ def sockets() -> set[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Threads and sockets after the test are those of before; what ends by itself has five seconds for it."""
+    """Threads and sockets after the test are those of before; what ends by itself has eight seconds for it."""
     threads, opened = set(threading.enumerate()), sockets()
     yield
     deadline = time.monotonic() + DEADLINE_S

@@ -30,6 +30,8 @@ TREES = [
 """Equal and unequal groups, deep ones, lone chains, inner nodes that hold both spheres and inner nodes."""
 GENERATION = (1, 1)
 PATIENCE_S = 20.0
+SHORT_S = 4.0
+"""Operation time-out where calls are broken off: gloo forgets one now and then, and its group lasts as long."""
 
 
 def members_of(tree: str) -> list[Member]:

@@ -9,7 +9,7 @@ import torch
 from spheres import broadcast
 from spheres.broadcast import ChunkCorrupted, StateRefused, broadcast_state
 from spheres.groups import Groups, LevelPlan, PeerLost, Started
-from tests.spheres.spheres_as_threads import TREES, members_of, on_spheres, results
+from tests.spheres.spheres_as_threads import SHORT_S, TREES, members_of, on_spheres, results
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +145,7 @@ def test_a_corrupted_chunk_is_not_passed_on() -> None:
         assert index == 0 or bool((tensor == index).all())
         return groups.passed_on if isinstance(groups, Flipping) else []
 
-    passed_on = results(on_spheres("2x2x2", work))[4]
+    passed_on = results(on_spheres("2x2x2", work, SHORT_S))[4]
     assert passed_on and all(chunk in good[:2] for chunk in passed_on)
 
 
@@ -166,7 +166,7 @@ def test_a_corrupted_manifest_is_not_passed_on() -> None:
             broadcast_state(groups, state, index == 0)
         assert same(state, state_of(index))
 
-    results(on_spheres("2x2", work))
+    results(on_spheres("2x2", work, SHORT_S))
 
 
 def test_only_the_first_member_gives_its_state() -> None:
@@ -192,4 +192,4 @@ def test_a_broken_off_broadcast_leaves_the_old_state() -> None:
             broadcast_state(groups, state, index == 0)
         assert same(state, state_of(index))
 
-    results(on_spheres("2x2", work))
+    results(on_spheres("2x2", work, SHORT_S))

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections import Counter
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,9 @@ from hypothesis import strategies as st
 from torch._C._distributed_c10d import HashStore
 
 from control.protocol import Member
-from spheres.groups import Groups, LevelPlan, PeerLost, plan_levels
+from spheres.groups import WATCH_S, Groups, LevelPlan, PeerLost, Started, plan_levels
 from spheres.reduce import sum_over_tree
-from tests.spheres.spheres_as_threads import GENERATION, TREES, members_of, on_spheres, results
+from tests.spheres.spheres_as_threads import GENERATION, SHORT_S, TREES, members_of, on_spheres, results
 
 
 def all_plans(members: list[Member]) -> dict[int, list[LevelPlan]]:
@@ -143,6 +144,49 @@ def test_a_blocked_collective_raises_when_its_sphere_breaks_off() -> None:
     assert max(results(on_spheres("2", work))) < 5
 
 
+class Forgotten:
+    """A collective that gloo will never end, and never fail."""
+
+    def wait(self, timeout: timedelta) -> bool:
+        raise RuntimeError(f"Operation timed out after {timeout}!")
+
+    def is_completed(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(("gone", "sentence"), [(True, "a connection to a peer is gone"), (False, "broken off")])
+def test_a_collective_that_gloo_forgot_ends_with_its_connection_or_its_generation(gone: bool, sentence: str) -> None:
+    """gloo sometimes closes a connection and tells nobody who waits: we look ourselves. Broken off: the same."""
+
+    def work(groups: Groups, index: int) -> None:
+        if index == 0:
+            started = Started(groups, groups.plans[0], "broadcast")
+            started.work = Forgotten()  # type: ignore[assignment]
+            timer = threading.Timer(0.1, groups.abort)
+            if gone:
+                groups._sockets = {1 << 20: "socket:[1]"}
+            else:
+                timer.start()
+            with pytest.raises(PeerLost, match=sentence):
+                started.wait()
+            timer.cancel()
+
+    results(on_spheres("2", work))
+
+
+def test_a_slow_collective_is_waited_for() -> None:
+    """Longer than we leave it to gloo at a time, with nothing wrong: the sum is right."""
+
+    def work(groups: Groups, index: int) -> int:
+        tensor = torch.ones(1, dtype=torch.int64)
+        if index == 0:
+            threading.Event().wait(3 * WATCH_S)
+        sum_over_tree(groups, tensor)
+        return int(tensor)
+
+    assert results(on_spheres("2x2", work)) == [4] * 4
+
+
 def test_an_operation_that_nobody_joins_ends_at_its_time_out() -> None:
     """Where sockets can't be shut, this is what is left."""
 
@@ -169,7 +213,7 @@ def test_a_failed_group_is_dropped_although_the_error_is_kept() -> None:
             sum_over_tree(groups, torch.ones(1, dtype=torch.int64))
         return kept.value.__traceback__ is not None and bool(held) and not any(ref() for ref in held)
 
-    assert results(on_spheres("2", work)) == [True, True]
+    assert results(on_spheres("2", work, SHORT_S)) == [True, True]
 
 
 def test_closed_groups_are_destroyed_though_the_object_is_kept() -> None:
