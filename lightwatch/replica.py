@@ -64,11 +64,11 @@ class Replica:
         """Empty sums for a new position; the buffers are the version's again, whatever was computed in between."""
         self._part.begin(self.exponents or ())
         self._taken_buffers.zero_()
-        self._buffers.write(self._version_buffers)
+        self.restore_buffers()
 
     def compute(self, version: int, index: int, batch: Batch) -> Outcome:
         """Forward and backward of one training micro-batch; its gradient is in the sums when this returns."""
-        self._buffers.write(self._version_buffers)
+        self.restore_buffers()
         if batch.weight == 0:
             self._take_buffers(index)
             return Outcome(0.0, 0, batch.samples)
@@ -90,7 +90,7 @@ class Replica:
         """The loss of one evaluation micro-batch: no gradient, no dropout, nothing of the training touched."""
         if batch.weight == 0:
             return Outcome(0.0, 0, batch.samples)
-        self._buffers.write(self._version_buffers)
+        self.restore_buffers()
         self.model.eval()
         try:
             loss = float(self._loss(batch, self._eval_loss_fn))
@@ -147,7 +147,7 @@ class Replica:
                 parameter.grad = None
         if self._buffers.words:
             self._version_buffers = sums[-1].clone()
-            self._buffers.write(self._version_buffers)
+            self.restore_buffers()
         return (norm, float(self.optimizer.param_groups[0]["lr"])) if weight else None
 
     # ------------------------------------------------------------ the whole copy
@@ -164,6 +164,10 @@ class Replica:
         """What a founder sends down the tree: the weights of every parameter and the buffers, by name."""
         return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
 
+    def restore_buffers(self) -> None:
+        """The model's buffers become the version's: every forward may change them."""
+        self._buffers.write(self._version_buffers)
+
     def take_buffers(self) -> None:
         """The version's buffers are what the model holds now: after it was loaded, or its state shared."""
         self._version_buffers = self._buffers.read()
@@ -176,7 +180,6 @@ class Replica:
         self.begin()
         self.compute(0, 0, batch)
         sha = hashlib.sha256(self._part.sums.cpu().numpy().data)
-        self._buffers.write(self._version_buffers)
         self.begin()
         return sha.hexdigest()
 

@@ -341,6 +341,7 @@ class Trainer:
     def _keep_training_units(self) -> None:
         """What a generation hands on are whole micro-batches of a step; evaluations are computed anew."""
         training = 0 if self._closing else self._units.training
+        self._replica.restore_buffers()
         self._outcomes = {unit: outcome for unit, outcome in self._outcomes.items() if unit < training}
 
     def _admit(self, total: int) -> None:
