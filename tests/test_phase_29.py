@@ -23,6 +23,7 @@ from tests.trees import train_on_tree
 LENGTH = 12
 
 
+@pytest.mark.timeout(20)  # a step that does nothing would be tried for ever
 def test_phase_29_train_step() -> None:
     """One step makes one version with new weights; its loss and norm are plain torch's, and a second loss is lower."""
     x, y = (torch.stack(side) for side in zip(*byte_pairs(8), strict=True))
