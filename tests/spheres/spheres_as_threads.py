@@ -42,20 +42,23 @@ def members_of(tree: str) -> list[Member]:
 def on_spheres(tree: str, work: Callable[[Groups, int], T], operation_s: float = PATIENCE_S) -> list[T | Exception]:
     """Run `work(groups, index)` on all spheres of a tree at once: what each returned or raised, in tree order.
 
-    All close their groups only after all have ended, as a run does.
+    The work begins when all are connected, and all close their groups only after all have ended, as a run does.
     """
     members = members_of(tree)
     store = HashStore()
     outcomes: list[T | Exception] = [TimeoutError(tree)] * len(members)
+    all_built = threading.Barrier(len(members))
     all_ended = threading.Barrier(len(members))
 
     def run(index: int) -> None:
         groups = Groups(members, members[index].sphere, GENERATION, operation_s)
         try:
             groups.connect(store, PATIENCE_S)
+            all_built.wait(PATIENCE_S)
             outcomes[index] = work(groups, index)
         except Exception as error:
             outcomes[index] = error
+            all_built.abort()
         finally:
             all_ended.wait(2 * PATIENCE_S)
             groups.close()

@@ -299,7 +299,7 @@ def test_a_request_ends_with_its_generation_and_with_its_time(control: FakeContr
 
 
 def test_after_a_broken_connection_the_sphere_says_who_it_is() -> None:
-    """Hello again, now with its id; what was sent in between arrives after it; no stale beat does."""
+    """Hello again, now with its id; what was sent in between arrives too (before it, if sent before we noticed)."""
     first = FakeControl()
     link = Link(first.address, HELLO, 1.0)
     link.open(5.0)
