@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> int:
             ledger.set("tree", settings.tree)
             door = stack.enter_context(closing(Door(settings.listen, settings.silence_s)))
             server = Server(settings, ledger, door)
+            server.catch_signals()
             _announce(settings, ledger, door)
         except (ControlError, OSError) as error:
             print(f"control: {error}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Control's durable record, in SQLite: what was promised or learned is here before anyone hears of it.
 
 Laws
-  1. One writer: the file is locked (flock) for as long as the ledger is open, and each opening raises the incarnation.
+  1. One writer: the file is locked for as long as the ledger is open, and each opening raises the incarnation.
   2. A transaction may gather several facts; `commit` comes before the messages that speak of them.
   3. Killed at any moment, it reads whole (write-ahead log). Closed, it is one file.
 
@@ -11,12 +11,15 @@ the spheres could repeat); orders, generations and the end wait for the disk, a 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
 import math
 import os
 import sqlite3
+import struct
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +42,10 @@ from .events import (
 from .protocol import Row
 
 SCHEMA_VERSION = 1
+
+LOCK_BYTE = 1 << 40
+_FLOCK = struct.Struct("hhqqi4x")
+"""The kernel's `struct flock`: type, whence, start, length, pid."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS run(key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -257,13 +264,22 @@ def _real(value: float | None) -> float | None:
 
 
 def _locked(path: Path) -> int:
+    """A descriptor that holds the writer's lock, on one byte far behind those that SQLite locks.
+
+    Not flock: over NFS, and on macOS, that is a lock of the whole file, which SQLite's own would meet.
+    """
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise LedgerError(f"ledger {path}: can't be opened: {error.strerror}") from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        if sys.platform == "linux":  # the descriptor's own: no other one that is closed drops it
+            fcntl.fcntl(lock, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, LOCK_BYTE, 1, 0))
+        else:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, LOCK_BYTE, os.SEEK_SET)
+    except OSError as error:
         os.close(lock)
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise LedgerError(f"ledger {path}: can't be locked: {error.strerror}") from None
         raise LedgerError(f"ledger {path}: another process is writing it; one control a run") from None
     return lock

@@ -17,13 +17,15 @@ def why_not_here(state: State, hello: Hello) -> str:
     """Why this sphere can't have a seat; empty if it can."""
     if hello.run_id != state.run_id:
         return f"sphere {hello.path}: its run is {hello.run_id!r}, this control's is {state.run_id!r}"
+    taken = state.seat_at(hello.path)
+    if taken is not None and is_same_process(taken, hello):
+        return ""  # also after the end: it may not have heard of it
     if state.ended is not None:
         return f"sphere {hello.path}: the run is over: {state.ended.reason}"
     if hello.path not in state.paths:
         shown = ", ".join(state.paths[:6]) + (", …" if len(state.paths) > 6 else "")
         return f"sphere {hello.path}: no such path in the tree {state.tree or shown!r}; it has {shown}"
-    taken = state.seat_at(hello.path)
-    if taken is not None and not is_same_process(taken, hello):
+    if taken is not None:
         return f"sphere {hello.path}: the path is taken by pid {taken.hello.pid} on {taken.hello.host}; take another"
     return ""
 

@@ -25,7 +25,6 @@ from .events import (
     GenerationProposed,
     RunEnded,
     Sent,
-    SphereCame,
     SphereLost,
     SphereRefused,
     SphereReported,
@@ -89,10 +88,13 @@ class Server:
 
     # ---------------------------------------------------------------- the loop
 
-    def run(self) -> int:
-        """Until the run has ended and everybody has left. 0: it ended as it should, also by stop; 1: it failed."""
+    def catch_signals(self) -> None:
+        """SIGTERM is an order from here on. Before anybody knows the address, and so the process to send it to."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_term)
+
+    def run(self) -> int:
+        """Until the run has ended and everybody has left. 0: it ended as it should, also by stop; 1: it failed."""
         if self.settings.lifeline:
             self.door.watch(0)
         while self.state.status is not ControlStatus.STOPPED:
@@ -166,6 +168,8 @@ class Server:
                 continue
             if isinstance(message, Ask):
                 self._on_ask(heard.identity, message, now_s)
+                if not heard.live:  # it has left already, so nothing will say so again
+                    self.watchers.forget(heard.identity)
             elif isinstance(message, Hello):
                 self._on_hello(heard.identity, message, now_s)
             else:
@@ -189,8 +193,7 @@ class Server:
             self._sphere_of.pop(old, None)
         self._identity_of[event.sphere] = identity
         self._sphere_of[identity] = event.sphere
-        if isinstance(event, SphereCame) or not self.state.seats[event.sphere].connected or old != identity:
-            self._happen(event, now_s)
+        self._happen(event, now_s)
         welcome = Welcome(sphere=event.sphere, incarnation=self.state.incarnation)
         self._outbox.append((identity, encode(welcome)))
 

@@ -74,7 +74,7 @@ class Watchers:
             self.flush()
 
     def flush(self) -> None:
-        """Send the lines. Who can't be reached watches no more; who does not read misses lines."""
+        """Send the lines. Who does not read misses some."""
         lines, self.lines = self.lines, []
         for line in lines:
             frame = encode(line)

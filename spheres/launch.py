@@ -66,6 +66,7 @@ def run_host(paths: Sequence[str], run_dir: Path, start: Start, *, lifeline: boo
         watched.register(wake_reader, selectors.EVENT_READ)
         if lifeline:
             watched.register(0, selectors.EVENT_READ)
+            _tell_when_parent_ends(0)  # the lifeline says it from here on: the kernel would end us, not the session
         try:
             for path in paths:
                 worker = _fork(path, Path(run_dir), start, shown=path == paths[0])
@@ -87,10 +88,15 @@ def follow_launcher() -> None:
 
     On Linux the kernel does it; elsewhere only a launcher that is dead already is noticed.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    _tell_when_parent_ends(signal.SIGKILL)
     if select.select([0], [], [], 0)[0]:  # nothing is ever written there: this is its end
         os._exit(1)
+
+
+def _tell_when_parent_ends(number: int) -> None:
+    """Have the kernel send this process a signal when its parent ends, 0 for none; Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
 
 
 def _watch(workers: dict[int, Worker], watched: selectors.BaseSelector, wake_reader: int) -> int:
@@ -156,9 +162,11 @@ def _append(log: Path, text: bytes) -> None:
 
 
 def _report(item: dict[str, object]) -> None:
-    """One line to the launcher; if nobody reads any more, the lifeline says so too."""
+    """One line to the launcher, whole: a signal may cut a write short. If nobody reads, the lifeline says so too."""
+    line = json.dumps(item).encode() + b"\n"
     try:
-        os.write(1, json.dumps(item).encode() + b"\n")
+        while line:
+            line = line[os.write(1, line) :]
     except OSError:
         pass
 
@@ -246,7 +254,7 @@ def _redirect(log: Path, stdout: int) -> None:
 def _die_with(host: int) -> None:
     """Have the kernel end this process with its host; where it can't (not Linux), a thread looks."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        _tell_when_parent_ends(signal.SIGKILL)
     else:
         threading.Thread(target=_watch_parent, args=(host,), daemon=True).start()
     if os.getppid() != host:

@@ -75,7 +75,10 @@ class Link:
     """
 
     def __init__(self, address: str, hello: Hello, silence_s: float) -> None:
-        if not re.fullmatch(r"tcp://[^:/\s]+:[0-9]{1,5}", address) or int(address.rsplit(":", 1)[1]) > 65535:
+        if (
+            not re.fullmatch(r"tcp://([^:/\s]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", address)
+            or int(address.rsplit(":", 1)[1]) > 65535
+        ):
             raise ControlSilent(f"{address!r} is no address of a control process; one looks like tcp://127.0.0.1:5555")
         self.address = address
         self._hello = hello
@@ -261,6 +264,7 @@ class Link:
         silence_ms = max(int(silence_s * 1000), 10)
         dealer.setsockopt(zmq.ROUTING_ID, uuid.uuid4().bytes)  # the same after a broken connection
         dealer.setsockopt(zmq.LINGER, LINGER_MS)
+        dealer.setsockopt(zmq.IPV6, int("[" in address))
         dealer.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         dealer.setsockopt(zmq.HEARTBEAT_IVL, max(silence_ms // 5, 1))
         dealer.setsockopt(zmq.HEARTBEAT_TIMEOUT, silence_ms)

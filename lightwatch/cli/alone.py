@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .recording import Recording
 
 
+AT_ONCE = "a second signal ended the run at once"
+
+
 class AtOnce(BaseException):
     """A second signal: leave whatever is being done."""
 
@@ -53,6 +56,8 @@ class AloneRun:
                     facts = self._guarded(ledger, metrics)
                 ledger.end(facts.status, facts.reason, facts.usage)
             return facts
+        except AtOnce:  # between training and the end
+            return self._failed(AT_ONCE)
         except Exception as error:  # the disk under ledger and metrics
             return self._failed(f"{type(error).__name__}: {error}", error)
         finally:
@@ -65,7 +70,7 @@ class AloneRun:
         try:
             self._train(ledger, metrics)
         except AtOnce:
-            return self._failed("a second signal ended the run at once")
+            return self._failed(AT_ONCE)
         except (ConfigError, DataError) as error:
             return self._failed(str(error), error, usage=True)
         except LightwatchError as error:
@@ -130,9 +135,9 @@ class AloneRun:
         if self._over:
             return  # a moment later the summary is written
         if len(received) == 1:
-            self._view.note("the run stops after this step; a second signal ends it at once")
             if self._sync is not None:
                 self._sync.order(stopped=True)
+            self._view.note("the run stops after this step; a second signal ends it at once")  # may wait for a reader
         elif len(received) == 2:
             raise AtOnce
         else:

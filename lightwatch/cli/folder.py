@@ -18,7 +18,6 @@ from typing import Any
 from ..errors import ConfigError, LightwatchError
 
 RUNS = "runs"
-FREE_BYTES_LEAST = 64 << 10
 
 
 class DiskError(LightwatchError):

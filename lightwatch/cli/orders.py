@@ -23,7 +23,7 @@ def order(arguments: argparse.Namespace) -> int:
         give = {"pause": client.pause, "resume": client.resume, "stop": client.stop}[what]
         version = give(timeout_s=IN_FORCE_S)
     done = {"pause": "paused", "resume": "goes on", "stop": "stopped"}[what]
-    Terminal().tell(f"{done} at version {version}")
+    Terminal().tell(done if version is None else f"{done} at version {version}")  # None: it was so from the start
     return 0
 
 

@@ -197,6 +197,42 @@ def test_a_host_that_still_loads_torch_dies_with_its_launcher() -> None:
     wait_until(partial(is_gone, pid), "the end of the host")
 
 
+SITTER = """
+import subprocess, sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from spheres.launch import follow_launcher, run_host
+
+def start(path):
+    print(subprocess.Popen(["sleep", "600"]).pid)
+    time.sleep(600)
+
+follow_launcher()
+run_host(["0"], Path({folder!r}), start)
+"""
+
+SITTERS_LAUNCHER = """
+import subprocess, sys, time
+child = subprocess.Popen(
+    [sys.executable, "-c", {text!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+)
+while b"printed" not in (line := child.stdout.readline()):
+    pass
+print(line.decode(), end="", flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_worker_started_ends_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
+    """The host must live to end its session: the kernel would end the host alone, and its workers with it."""
+    text = SITTERS_LAUNCHER.format(text=SITTER.format(root=str(ROOT), folder=str(tmp_path)))
+    with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE) as launcher:
+        assert launcher.stdout is not None
+        grandchild = int(json.loads(launcher.stdout.readline())["text"])
+        launcher.kill()
+    wait_until(partial(is_gone, grandchild), "the end of the worker's child")
+
+
 def test_a_host_whose_launcher_is_gone_does_not_begin() -> None:
     """The end of file was there first."""
     text = FOLLOWER.format(root=str(ROOT))

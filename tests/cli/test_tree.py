@@ -92,6 +92,8 @@ def test_a_tree_gives_the_digest_of_one_process(tmp_path: Path) -> None:
 def test_orders_hold_and_free_the_run_and_end_it_whole(running: Running, tmp_path: Path) -> None:
     """Paused means that no version is made; a stop keeps the model, and the exit code is 0."""
     process = running()
+    needless = lightwatch("resume", "out", folder=tmp_path)
+    assert (needless.returncode, needless.stdout) == (0, "goes on\n")
     paused = lightwatch("pause", "out", folder=tmp_path)
     assert paused.returncode == 0 and "paused at version" in paused.stdout, paused.stderr
     version = int(paused.stdout.split()[-1])

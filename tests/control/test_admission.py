@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from control.protocol import NO_GENERATION, Beat, Closed, Phase, Position, Ready, Row, View
+from control.protocol import NO_GENERATION, Beat, Closed, End, Failed, Phase, Position, Ready, Row, View
 from control.state import ControlStatus
 from tests.control.play import Play
 
@@ -43,6 +43,17 @@ def test_the_same_process_gets_its_old_seat_back() -> None:
     assert 1 in play.told(View)
     play.wait(1.0)
     assert play.state.ended is None
+
+
+def test_a_sphere_that_comes_back_after_the_end_hears_of_the_end() -> None:
+    """The word may have been lost with its connection; a stranger is refused then."""
+    play = Play("0", "1").begin()
+    play.say("1", Failed(text="no data"))
+    assert set(play.told(End)) == {1, 2}
+    play.sent.clear()
+    assert play.hello("0", pid=play.state.seats[1].hello.pid, sphere=1) == ""
+    assert set(play.told(End)) == {1}
+    assert "the run is over" in play.hello("0", pid=9)
 
 
 def test_a_returning_sphere_with_another_number_is_refused() -> None:

@@ -7,14 +7,18 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+import zmq
 
 from control.client import ControlClient
 from control.config import check_listen
 from control.errors import AddressError, NoAnswer
+from control.protocol import Answer, Ask
+from control.wire import decode_at_control, encode
 
 
 def test_a_silent_address_is_given_up_in_time() -> None:
@@ -30,6 +34,28 @@ def test_a_silent_address_is_given_up_in_time() -> None:
                 with pytest.raises(NoAnswer, match="did not answer within 0.5 s"):
                     client.status()
                 assert 0.5 <= time.monotonic() - began < 1.0
+
+
+def test_an_order_is_waited_for_also_when_its_first_answer_comes_twice() -> None:
+    """A control that was busy has heard the question twice; neither answer says that the order is in force."""
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+
+    def answer() -> None:
+        identity, frame = router.recv_multipart()
+        ask = decode_at_control(frame)
+        assert isinstance(ask, Ask)
+        for version in (None, None, 7):
+            router.send_multipart([identity, encode(Answer(request=ask.request, ok=True, number=1, version=version))])
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with ControlClient(f"tcp://127.0.0.1:{port}") as client:
+        assert client.pause() == 7
+    thread.join()
+    router.close(0)
+    context.term()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
@@ -118,6 +119,8 @@ def test_a_ledger_whose_writer_was_killed_reads_whole(tmp_path: Path) -> None:
     ) as child:
         assert child.stdout is not None and child.stdout.readline() == b"here\n"
         assert read_record(path).version == 2, "also while it is being written"
+        with pytest.raises(LedgerError, match="another process is writing it"):
+            Ledger.open(path, "run")
         child.send_signal(signal.SIGKILL)
         child.wait()
     record = read_record(path)
@@ -137,6 +140,14 @@ def test_there_is_one_writer_and_each_has_a_higher_incarnation(tmp_path: Path) -
                 Ledger.open(path, "run")
     with pytest.raises(LedgerError, match="it is of run 'run', not of 'other'"):
         Ledger.open(path, "other")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the two kinds of lock are one")
+def test_the_writers_lock_is_no_lock_of_the_whole_file(tmp_path: Path) -> None:
+    """Over NFS and on macOS SQLite's own locks would meet it; here a lock of that kind is still to be had."""
+    path = tmp_path / "ledger.db"
+    with Ledger.open(path, "run"), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_what_is_no_ledger_is_an_error_of_one_line(tmp_path: Path) -> None:

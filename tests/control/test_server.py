@@ -37,6 +37,16 @@ pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+def test_a_client_finds_a_control_that_listens_on_ipv6(tmp_path: Path) -> None:
+    """Loopback has two addresses, and control may bind either."""
+    with (
+        ControlProcess(tmp_path, run_id="run", listen="tcp://[::1]:*") as control,
+        ControlClient(control.address) as client,
+    ):
+        assert client.status().state == "initializing"
+
+
 def test_a_run_from_hello_to_end(tmp_path: Path, control: ControlProcess, spheres: Spheres) -> None:
     """All messages in their order, a ledger, metrics, exit code 0, and nothing left over in the folder."""
     first, second = begun(spheres, "1", "0")

@@ -26,7 +26,9 @@ def welcome(message: ToControl) -> list[ToSphere]:
 class FakeControl:
     """`received` holds all that came, in order; `events` the monitor's. `say` sends to the peer heard last."""
 
-    def __init__(self, answers: Answers = welcome, port: int = 0, heartbeat_ms: int = 0) -> None:
+    def __init__(
+        self, answers: Answers = welcome, port: int = 0, heartbeat_ms: int = 0, host: str = "127.0.0.1"
+    ) -> None:
         self.received: list[ToControl] = []
         self.events: list[int] = []
         self._answers = answers
@@ -43,7 +45,8 @@ class FakeControl:
             self._router.setsockopt(zmq.HEARTBEAT_TIMEOUT, heartbeat_ms)
             self._router.setsockopt(zmq.HEARTBEAT_TTL, heartbeat_ms)
         self._monitor = self._router.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        self._router.bind(f"tcp://127.0.0.1:{port or '*'}")
+        self._router.setsockopt(zmq.IPV6, int("[" in host))
+        self._router.bind(f"tcp://{host}:{port or '*'}")
         self.address = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self.port = int(self.address.rsplit(":", 1)[1])
         self._thread = threading.Thread(target=self._serve, name="fake control")

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import zmq
@@ -113,6 +114,15 @@ def test_a_silent_control_is_given_up_in_time() -> None:
     with pytest.raises(ControlSilent, match="no connection"):
         link.open(0.2)
     link.close()
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+def test_control_is_found_on_ipv6() -> None:
+    """Loopback has two addresses, and control may bind either."""
+    with FakeControl(host="[::1]") as control:
+        link = Link(control.address, HELLO, 1.0)
+        assert link.open(5.0) == 7
+        link.close()
 
 
 @pytest.mark.parametrize("address", ["", "nowhere", "tcp://", "tp://127.0.0.1:1", "tcp://h:65536", "tcp://h:1 "])
