@@ -17,7 +17,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import faulthandler
-import io
 import json
 import os
 import select
@@ -246,9 +245,9 @@ def _redirect(log: Path, stdout: int) -> None:
     os.dup2(file, 2)
     for descriptor in {file, nothing, stdout} - {-1, 0, 1, 2}:
         os.close(descriptor)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True, errors="replace")
+    # New ones: the host's remember what they were made for, and one made for a file can't be told that it is a pipe.
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
 
 
 def _die_with(host: int) -> None:

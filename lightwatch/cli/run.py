@@ -9,7 +9,7 @@ from .arguments import DEFAULT_TREE
 from .conduct import conduct
 from .folder import RunFolder
 from .script import check_script
-from .settings import ALONE, Settings, control_flags, judged_paths, refuse_busy_port, refuse_clashing_logs
+from .settings import Settings, control_flags, judged_paths, refuse_busy_port, refuse_clashing_logs
 from .terminal import Terminal
 
 
@@ -27,8 +27,7 @@ def settle_run(arguments: argparse.Namespace) -> Settings:
     script = check_script(arguments.script)
     config = merge(RunConfig(), control={"tree": DEFAULT_TREE, **control_flags(arguments)})
     folder = RunFolder.choose(arguments.out)
-    paths = judged_paths(config.control, folder)
-    alone = config.control.tree == ALONE
+    paths, alone = judged_paths(config.control, folder)
     refuse_clashing_logs(paths)
     if not alone:
         refuse_busy_port(config.control.listen)

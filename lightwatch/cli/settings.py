@@ -20,8 +20,6 @@ from ..corpus import Corpus
 from ..errors import ConfigError
 from .folder import DiskError, RunFolder
 
-ALONE = "1"
-
 
 @dataclass(frozen=True)
 class TextFacts:
@@ -55,8 +53,7 @@ def settle_train(arguments: argparse.Namespace) -> Settings:
     """Judge everything that `lightwatch train` was given. Makes nothing. Raises ConfigError, DataError, DiskError."""
     run = resolve(arguments)
     folder = RunFolder.choose(arguments.out)
-    paths = judged_paths(run.control, folder)
-    alone = run.control.tree == ALONE
+    paths, alone = judged_paths(run.control, folder)
     refuse_clashing_logs(paths)
     if not alone:
         refuse_busy_port(run.control.listen)
@@ -88,14 +85,18 @@ def control_flags(arguments: argparse.Namespace) -> dict[str, object]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
-def judged_paths(control: ControlConfig, folder: RunFolder) -> tuple[str, ...]:
-    """The spheres' paths, in tree order. Raises ConfigError for what control would refuse: its own code judges it."""
+def judged_paths(control: ControlConfig, folder: RunFolder) -> tuple[tuple[str, ...], bool]:
+    """The spheres' paths, in tree order, and whether the tree is one process without control.
+
+    Raises ConfigError for what control would refuse: its own code judges it.
+    """
     from control.config import Settings as ControlSettings
     from control.errors import ControlError
+    from control.tree import is_alone
 
     try:
         of_control = ControlSettings(folder.path, folder.run_id, control.tree, control.listen, control.silence_s)
-        return of_control.paths
+        return of_control.paths, is_alone(control.tree)
     except ControlError as error:
         raise ConfigError(str(error)) from None
 
