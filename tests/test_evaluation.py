@@ -75,6 +75,32 @@ def test_data_that_draw_random_numbers_do_not_move_the_models(drawn: int) -> Non
     assert drawing.digest() == plain.digest()
 
 
+def test_every_micro_batch_draws_numbers_of_its_own_again_and_again() -> None:
+    """What a forward draws is a function of seed, step and index: distinct for each, the same when repeated."""
+
+    class Drawing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = mlp()
+            self.drawn: list[tuple[int, float]] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.drawn.append((trainer.version, float(torch.rand(()))))
+            y: Tensor = self.inner(x)
+            return y
+
+    runs = []
+    for seed in (1, 1, 2):
+        model = Drawing()
+        trainer = Trainer(model, regression_pairs(50), config(seed=seed), loss_fn=mse)
+        trainer.train()
+        first, later = [n for v, n in model.drawn if v == 0], [n for v, n in model.drawn if v > 0]
+        assert first[:3] == first[3:6] == first[6:] and len(later) == 9  # the first step is computed three times
+        assert len({*first, *later}) == 12
+        runs.append(model.drawn)
+    assert runs[0] == runs[1] and not set(runs[0]) & set(runs[2])
+
+
 class Remembering(nn.Module):
     """Counts its forwards in a buffer, in eval mode too, and puts a new tensor into another one."""
 

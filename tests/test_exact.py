@@ -99,6 +99,13 @@ def test_rounding_is_half_to_even() -> None:
     assert part.sums[:COUNT].tolist() == [0, 2, 2, 0, -2]
 
 
+@pytest.mark.parametrize(("size", "weight", "exponent"), [(0.3, 1, -20), (0.3, 7, -20), (1.0, 1, -20), (2.5, 3, -22)])
+def test_a_bound_is_rounded_up_for_each_micro_batch(size: float, weight: int, exponent: int) -> None:
+    """Never below what it bounds: the sum over micro-batches of ceil(max|g| * w * 2^(e + 20))."""
+    part = accumulated([[0.0, -size, 0.0, size / 2, 0.0]] * 3, [weight] * 3, exponent)
+    assert int(part.bounds[0]) == 3 * math.ceil(float(np.float32(size)) * weight * 2.0 ** (exponent + 20))
+
+
 def test_any_split_of_the_micro_batches_gives_the_same_sums() -> None:
     """Sums of two spheres' parts equal one sphere's, element by element, bounds and checksums too."""
     generator = torch.Generator().manual_seed(1)

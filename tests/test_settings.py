@@ -143,7 +143,12 @@ def threads() -> None:
 
 
 def label_smoothing() -> None:
+    """Of the loss trained on; what is evaluated, and told as bits per byte, is the loss of the targets themselves."""
     another_digest("label_smoothing", 0.2)
+    still = {"learning_rate": 0.0, "max_steps": 1}
+    smooth, plain = run(label_smoothing=0.2, **still)[0], run(**still)[0]
+    assert smooth.eval_loss == plain.eval_loss is not None
+    assert smooth.state().loss != plain.state().loss
 
 
 def headroom_bits() -> None:

@@ -111,6 +111,21 @@ def test_two_backwards_in_one_loss_are_one_gradient(reduction: str) -> None:
     assert not torch.equal(before[0], next(model.parameters()))
 
 
+@pytest.mark.parametrize("reduction", ["exact", "float"])
+def test_gradients_that_somebody_left_are_not_summed(reduction: str) -> None:
+    """A small backward of a callback's own, so small that no bound tells of it, moves no bit."""
+    clean, littered = (small_trainer(reduction=reduction) for _ in range(2))
+
+    def litter(_: object) -> None:
+        (1e-3 * littered.model(torch.ones(1, 6))).sum().backward()
+
+    litter(None)
+    littered.on_step_end = litter
+    clean.train()
+    littered.train()
+    assert littered.digest() == clean.digest()
+
+
 # ------------------------------------------------------------ parameters that change
 
 
@@ -289,6 +304,18 @@ def test_a_learning_rate_of_1e30_ends_with_a_named_error(reduction: str) -> None
     with pytest.raises((NonFiniteError, ReductionError), match="step [123]"):
         trainer.train()
     assert trainer.version in (1, 2, 3) and all(bool(p.isfinite().all()) for p in trainer.model.parameters())
+
+
+def test_float_sums_that_overflow_where_no_summand_did_change_no_weight() -> None:
+    """Each gradient is finite, their sum is not: told before anything has moved."""
+    pairs = [(torch.ones(1), torch.ones(1)) for _ in range(4)]
+    model = nn.Linear(1, 1)
+    huge = config(reduction="float", micro_batches=4, batch_size=1, max_steps=1)
+    trainer = Trainer(model, pairs, huge, loss_fn=lambda o, t: (o * 2e38).mean())
+    before = trainer.digest()
+    with pytest.raises(NonFiniteError, match="norm of the mean gradient is inf"):
+        trainer.train()
+    assert (trainer.version, trainer.digest()) == (0, before)
 
 
 def test_gradients_of_1e30_are_summed_or_refused_by_name_and_never_wrap() -> None:
