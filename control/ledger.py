@@ -222,7 +222,7 @@ class Ledger:
         values = (_real(row.learning_rate), _real(row.loss), row.digest, check, state, text)
         self._execute(
             "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(lineage, version) "
-            "DO UPDATE SET digest = coalesce(digest, excluded.digest)",
+            'DO UPDATE SET digest = coalesce(digest, excluded.digest), "check" = coalesce("check", excluded."check")',
             (row.lineage, row.version, *values),
         )
         self._execute(

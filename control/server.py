@@ -139,10 +139,11 @@ class Server:
         if self._ledger_broke or not isinstance(event, DURABLE) or (isinstance(event, SphereLost) and before.ended):
             return
         if isinstance(event, SphereReported):
-            if story is None:
-                return  # Its version is in the ledger already.
-            with open(self.settings.folder / "metrics.jsonl", "ab") as file:
-                file.write(metrics_line(event.row))
+            if before.versions.row(event.row.version) is self.state.versions.row(event.row.version):
+                return  # All that it says is in the ledger already.
+            if story is not None:
+                with open(self.settings.folder / "metrics.jsonl", "ab") as file:
+                    file.write(metrics_line(event.row))
         self.ledger.record(event)
 
     def _flush(self) -> None:

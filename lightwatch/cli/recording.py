@@ -70,7 +70,8 @@ class Recording(Alone):
         row = LedgerRow(generation=NO_GENERATION, **asdict(report))
         line = metrics_line(row)
         self._ledger.record_row(row)
-        self._metrics.write(line)
+        if report.version:  # v0 was made by no step; control writes no line for it either
+            self._metrics.write(line)
         told = parse_row(line)
         if told is not None:
             self._tell(told)

@@ -81,7 +81,7 @@ def test_the_run_folder_holds_what_a_tree_would_leave(done: Path) -> None:
         "sample.txt",
         "summary.json",
     }
-    assert [row["version"] for row in read_rows(done / "out" / "metrics.jsonl")] == [0, 1, 2, 3, 4]
+    assert [row["version"] for row in read_rows(done / "out" / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
 def test_the_written_config_gives_the_same_digest(command: Command, done: Path) -> None:
