@@ -211,7 +211,7 @@ class Replica:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise ConfigError(f"loss_fn must return one number, the mean loss of the micro-batch; got {got}")
-        return loss.reshape(()).float()  # a bfloat16 loss times its weight would round the weight
+        return loss.reshape(())
 
     def _take_buffers(self, index: int) -> None:
         if index == 0 and self._buffers.words:

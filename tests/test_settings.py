@@ -211,7 +211,7 @@ OTHER: dict[str, object] = {
 
 @pytest.mark.parametrize("name", [name for name in TrainingConfig.names() if name not in ("threads", "nan_policy")])
 def test_spheres_of_unequal_settings_are_told_apart_unless_no_bit_hangs_on_it(name: str) -> None:
-    """The fingerprint's field of that name, and no other setting's, differs; four don't matter."""
+    """The fingerprint's field of that name, and no other setting's, differs; three don't matter."""
     ours, theirs = fields(), fields(**{name: OTHER[name]})
     differing = {key for key in ours if ours[key] != theirs[key]} - {"reduction"}
     assert differing == (set() if name in NEED_NOT_BE_EQUAL else {f"config.{name}"})
