@@ -1,8 +1,7 @@
-"""Model files: plain weights as safetensors, names of state_dict, tied weights once, written aside and renamed."""
+"""Model files: plain weights as safetensors, names of state_dict, tied weights once."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from safetensors.torch import save
 from torch import nn
 
 from .errors import DataError
+from .files import write_whole
 from .flat import named_tensors
 
 
@@ -49,22 +49,3 @@ def load_model(model: nn.Module, path: Path) -> None:
     if missing:
         raise DataError(f"{path} lacks {missing[0]}, which the model has: is it the model of another configuration?")
     model.load_state_dict(tensors, strict=False)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file aside, flush it to the disk and rename it: readers see the old one or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import traceback
+
 
 class LightwatchError(Exception):
     """Anything that lightwatch raises on purpose: catch this one to catch them all."""
@@ -40,3 +43,22 @@ class RunEnded(LightwatchError):
 
     def __str__(self) -> str:
         return f"the run has ended: {self.status}" + (f" ({self.reason})" if self.reason else "")
+
+
+def told(error: BaseException) -> str:
+    """Any exception as one sentence for people: ours as it is, the system's by what and which file, others by place."""
+    if isinstance(error, LightwatchError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}{_place(error)}"
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of the user's own, where there is one: that is where to look."""
+    ours = os.path.dirname(os.path.abspath(__file__))
+    beside = tuple(os.path.join(os.path.dirname(ours), name) + os.sep for name in ("lightwatch", "control", "spheres"))
+    skipped = (*beside, os.path.dirname(os.__file__), "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if not f.filename.startswith(skipped) and "site-packages" not in f.filename]
+    return f" (in {os.path.basename(theirs[-1].filename)}, line {theirs[-1].lineno})" if theirs else ""

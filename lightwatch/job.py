@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from .arithmetic import settle_arithmetic
-from .checkpoint import save_model, write_whole
+from .checkpoint import save_model
 from .config import RunConfig, TrainingConfig, dumps
 from .data import TextData
 from .errors import ConfigError
+from .files import write_whole
 from .model import GPT, generate
 from .sync import Sync
 from .trainer import Trainer

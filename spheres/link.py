@@ -33,6 +33,7 @@ from zmq.utils.monitor import recv_monitor_message
 from control.protocol import (
     Beat,
     Closed,
+    Failed,
     FromSphere,
     Generation,
     Hello,
@@ -50,7 +51,7 @@ from .state import Heard, Standing, hear, move
 T = TypeVar("T")
 
 LINGER_MS = 1000
-SAID_AGAIN = (Proof, Ready, Closed)
+SAID_AGAIN = (Proof, Ready, Closed, Failed)
 """The newest of each is said again after a broken connection: it may have died with it, and control waits for it."""
 BEAT_S = (0.05, 0.5)
 """A beat is sent every silence_s / 10, within these bounds."""

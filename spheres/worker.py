@@ -14,7 +14,7 @@ from pathlib import Path
 from control.protocol import Failed, Hello
 from lightwatch import config, job
 from lightwatch import sync as seam
-from lightwatch.errors import ConfigError, DataError, LightwatchError, RunEnded
+from lightwatch.errors import ConfigError, DataError, LightwatchError, RunEnded, told
 
 from .link import AdmissionRefused, Link
 from .sync import TreeSync
@@ -69,27 +69,9 @@ def _fail(link: Link, path: str, error: Exception) -> int:
     """Tell control what went wrong in one sentence, log the whole, and wait to hear that the run is over."""
     traceback.print_exc()
     usage = isinstance(error, ConfigError | DataError)
-    ours = isinstance(error, LightwatchError)
-    text = str(error) if ours else f"{_kind(error)}{_where(error)}"
     try:
-        link.send(Failed(text=text, usage=usage, detail=traceback.format_exc()))
+        link.send(Failed(text=told(error), usage=usage, detail=traceback.format_exc()))
         link.wait(lambda heard: heard.end, FAREWELL_S)
     except LightwatchError:
         pass  # control is gone too: the log has it all
     return 2 if usage else 1
-
-
-def _kind(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return f"{type(error).__name__}: {error}"
-
-
-def _where(error: Exception) -> str:
-    """The innermost line that is not ours or a library's, for a sentence: where the user should look."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = str(Path(__file__).resolve().parents[1])
-    theirs = [f for f in frames if not f.filename.startswith((own, sys.prefix, sys.base_prefix, "<"))]
-    if not theirs:
-        return ""
-    return f" (in {Path(theirs[-1].filename).name}, line {theirs[-1].lineno})"

@@ -13,9 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from lightwatch.checkpoint import load_model, save_model, write_whole
+from lightwatch.checkpoint import load_model, save_model
 from lightwatch.config import GPTConfig
 from lightwatch.errors import DataError
+from lightwatch.files import write_whole
 from lightwatch.flat import digest_of
 from lightwatch.model import GPT
 from tests.models import mlp

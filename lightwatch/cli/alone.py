@@ -8,7 +8,7 @@ import traceback
 from typing import IO, TYPE_CHECKING, Any
 
 from ..config import TrainingConfig
-from ..errors import ConfigError, DataError, LightwatchError
+from ..errors import ConfigError, DataError, told
 from .folder import DiskError, is_disk_trouble
 from .rows import Row
 from .settings import Settings
@@ -73,12 +73,8 @@ class AloneRun:
             return self._failed(AT_ONCE)
         except (ConfigError, DataError) as error:
             return self._failed(str(error), error, usage=True)
-        except LightwatchError as error:
-            return self._failed(str(error), error)
-        except OSError as error:
-            return self._failed(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", error)
         except Exception as error:
-            return self._failed(f"{type(error).__name__}: {error}{_where(error)}", error)
+            return self._failed(told(error), error)
         if self._last is None:
             what = self._settings.script[0] if self._settings.script else "the job"
             return self._failed(f"{what} ended without training: call Trainer(...).train()", usage=True)
@@ -167,12 +163,3 @@ class AloneRun:
             fingerprint=self._sync.fingerprint if self._sync else {},
             detail=detail,
         )
-
-
-def _where(error: BaseException) -> str:
-    """The innermost line of the user's own, for a sentence without a traceback."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    skipped = (ours, os.path.dirname(os.__file__), "<")
-    theirs = [f for f in frames if not f.filename.startswith(skipped) and "site-packages" not in f.filename]
-    return f" (in {os.path.basename(theirs[-1].filename)}, line {theirs[-1].lineno})" if theirs else ""

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import ConfigError, LightwatchError
+from ..files import write_whole
 from .alone import AloneRun
 from .closing import tell_end
-from .folder import write_whole
 from .launch import Ended, Launch
 from .record import facts_from_ledger
 from .rows import read_rows
@@ -48,7 +48,7 @@ def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: s
             if debug and facts.detail:
                 sys.stderr.write(facts.detail)
         try:
-            write_whole(settings.folder.summary, as_text(summary))
+            write_whole(settings.folder.summary, as_text(summary).encode())
         except OSError as error:
             terminal.complain(f"summary.json can't be written: {error.strerror or error}")
             code = code or 1

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, LightwatchError
+from ..files import write_whole
 
 RUNS = "runs"
 
@@ -95,7 +96,7 @@ class RunFolder:
                     folder.mkdir()
                     self._made.append(folder)
             self._made.append(self.config)
-            write_whole(self.config, config)
+            write_whole(self.config, config.encode())
         except OSError as error:
             self.unmake()
             kind = DiskError if is_disk_trouble(error) else ConfigError
@@ -147,20 +148,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file aside and rename it: whoever looks sees all of it or none. Raises OSError, and leaves nothing."""
-    aside = path.with_name(path.name + ".new")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def is_disk_trouble(error: OSError) -> bool:

@@ -138,7 +138,6 @@ class Launch:
             host_code=host_code,
             trouble_at_s=self._trouble_at_s,
             begun=self._begun,
-            silence_s=self._settings.run.control.silence_s,
         )
 
     def _trouble_of(self, child: Child, code: int) -> str:

@@ -10,8 +10,8 @@ HOST_FOLLOWS_S = 20.0
 """After control has ended in order the host may still write: a model to a slow disk."""
 HOST_CUT_OFF_S = 1.0
 """After control has died the host has nobody to listen to."""
-CONTROL_JUDGES_S = 8.0
-"""Beyond the silence after which control calls a sphere lost: time to name it and to end the others."""
+CONTROL_JUDGES_S = 6.0
+"""After a process has ended: its connection closed with it, so control needs some 2 s to name it and end the others."""
 
 
 class Do(enum.Enum):
@@ -35,7 +35,6 @@ class Seen:
     """When a sphere or the host first ended badly, or control ended at all."""
     begun: bool = True
     """Whether a sphere was ever started: if not, control has nobody to judge."""
-    silence_s: float = 5.0
 
 
 def decide(seen: Seen, now_s: float) -> tuple[Do, str]:
@@ -54,7 +53,7 @@ def decide(seen: Seen, now_s: float) -> tuple[Do, str]:
 def patience_s(seen: Seen) -> float:
     """How long the others may take once one has ended."""
     if seen.control_code is None:
-        return seen.silence_s + CONTROL_JUDGES_S if seen.begun else 0.0
+        return CONTROL_JUDGES_S if seen.begun else 0.0
     return HOST_CUT_OFF_S if seen.control_code else HOST_FOLLOWS_S
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lightwatch.cli.closing import tell_end
-from lightwatch.cli.folder import DiskError, RunFolder, existing_run, newest_run, write_whole
+from lightwatch.cli.folder import DiskError, RunFolder, existing_run, newest_run
 from lightwatch.cli.processes import environment, last_line, spoken_end, start_child
 from lightwatch.cli.rows import Tail, read_rows
 from lightwatch.cli.script import check_script
@@ -214,15 +214,6 @@ def test_a_disk_that_is_full_while_the_folder_is_made_leaves_none(
     with pytest.raises(DiskError, match="No space left"):
         RunFolder.choose(str(tmp_path / "a")).make("x")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "f"
-    write_whole(path, "old")
-    monkeypatch.setattr(os, "fsync", lambda _descriptor: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        write_whole(path, "new")
-    assert path.read_text() == "old" and [each.name for each in tmp_path.iterdir()] == ["f"]
 
 
 def test_the_newest_run_is_the_one_begun_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

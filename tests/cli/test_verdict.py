@@ -24,10 +24,10 @@ INT, TERM = int(signal.SIGINT), int(signal.SIGTERM)
         (Seen(control_code=0, trouble_at_s=0), HOST_FOLLOWS_S - 0.1, Do.WAIT),
         (Seen(control_code=0, trouble_at_s=0), HOST_FOLLOWS_S + 0.1, Do.KILL),
         (Seen(control_code=-9, trouble_at_s=0), HOST_CUT_OFF_S + 0.1, Do.KILL),
-        (Seen(host_code=-9, trouble_at_s=0, silence_s=2), CONTROL_JUDGES_S + 1.9, Do.WAIT),
-        (Seen(host_code=-9, trouble_at_s=0, silence_s=2), CONTROL_JUDGES_S + 2.1, Do.KILL),
+        (Seen(host_code=-9, trouble_at_s=0), CONTROL_JUDGES_S - 0.1, Do.WAIT),
+        (Seen(host_code=-9, trouble_at_s=0), CONTROL_JUDGES_S + 0.1, Do.KILL),
         (Seen(host_code=1, trouble_at_s=0, begun=False), 0.1, Do.KILL),
-        (Seen(trouble_at_s=0, silence_s=2), CONTROL_JUDGES_S + 2.1, Do.KILL),
+        (Seen(trouble_at_s=0), CONTROL_JUDGES_S + 0.1, Do.KILL),
     ],
 )
 def test_the_next_move(seen: Seen, now_s: float, do: Do) -> None:

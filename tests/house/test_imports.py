@@ -22,6 +22,7 @@ LIGHT = {
     "lightwatch.config",
     "lightwatch.corpus",
     "lightwatch.errors",
+    "lightwatch.files",
     "lightwatch.law",
     "lightwatch.metrics",
     "lightwatch.status",
