@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 from contextlib import ExitStack, closing
@@ -20,6 +21,8 @@ from .door import Door
 from .errors import ControlError
 from .ledger import Ledger
 from .server import Server
+
+PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> int:
@@ -47,7 +50,10 @@ def _settings(arguments: list[str]) -> Settings:
     parser.add_argument("--listen", default="tcp://127.0.0.1:*")
     parser.add_argument("--silence-s", type=float, default=5.0)
     parser.add_argument("--lifeline", action="store_true", help="end at once when stdin ends")
+    parser.add_argument("--die-with-parent", action="store_true", help="also when stopped, and its parent dies (Linux)")
     given = parser.parse_args(arguments)
+    if given.die_with_parent and sys.platform == "linux":
+        _die_with_parent()
     return Settings(
         folder=given.dir,
         run_id=given.run_id,
@@ -56,6 +62,13 @@ def _settings(arguments: list[str]) -> Settings:
         silence_s=given.silence_s,
         lifeline=given.lifeline,
     )
+
+
+def _die_with_parent() -> None:
+    """A stopped process reads no lifeline; the kernel's signal reaches it all the same."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def _announce(settings: Settings, ledger: Ledger, door: Door) -> None:

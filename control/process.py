@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -125,6 +126,8 @@ def _started(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
         "-m",
         "control",
         "--lifeline",
+        # The kernel means the thread that forked when it says parent: only the main one lives as long as the process.
+        *(["--die-with-parent"] if threading.current_thread() is threading.main_thread() else []),
         *(f"{key}={value}" for key, value in arguments.items()),
     ]
     with open(log, "ab") as output:

@@ -26,6 +26,7 @@ ALONE = "1"
 
 _COUNT = re.compile(r"[1-9][0-9]*")
 _GRID = re.compile(r"[0-9]+(x[0-9]+)*")
+NAME_MOST = 64
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _FORMS = "write N, AxB like 2x2, or path:N,… like eu/a:2,us/b:1"
 
@@ -95,6 +96,8 @@ def check_path(path: str) -> None:
     if len(names) >= MAX_DEPTH:
         raise TreeError(f"tree: the path {path[:40]!r} has {len(names)} levels; at most {MAX_DEPTH - 1} are possible")
     for name in names:
+        if len(name) > NAME_MOST:
+            raise TreeError(f"a name in a path has at most {NAME_MOST} letters, {name[:20]}… has {len(name)}")
         if not _NAME.fullmatch(name) or not name.strip("."):
             raise TreeError(
                 f"tree: {name[:20]!r} in the path {path[:40]!r} is not a name; names are letters, digits, '_', '.', '-'"

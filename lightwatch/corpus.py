@@ -77,7 +77,7 @@ class Corpus:
     def __str__(self) -> str:
         skipped = f", {self.skipped} binary files left out" if self.skipped else ""
         return (
-            f"{len(self.files)} files, {len(self.text)} bytes to train on; {len(self.held_out_files)} files, "
+            f"{_files(self.files)}, {len(self.text)} bytes to train on; {_files(self.held_out_files)}, "
             f"{len(self.held_out)} bytes held out{skipped}; sha256 {self.fingerprint[:12]}"
         )
 
@@ -199,3 +199,7 @@ def _spoken(source: Source) -> str:
     if isinstance(source, str | os.PathLike):
         return ascii(os.fspath(source)) if not str(source).isprintable() else f"'{os.fspath(source)}'"
     return f"the list of {len(source)} files"
+
+
+def _files(names: Sequence[str]) -> str:
+    return f"{len(names)} file{'' if len(names) == 1 else 's'}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import traceback
 
+PACKAGES = ("lightwatch", "control", "spheres")
+
 
 class LightwatchError(Exception):
     """Anything that lightwatch raises on purpose: catch this one to catch them all."""
@@ -47,7 +49,7 @@ class RunEnded(LightwatchError):
 
 def told(error: BaseException) -> str:
     """Any exception as one sentence for people: ours as it is, the system's by what and which file, others by place."""
-    if isinstance(error, LightwatchError):
+    if type(error).__module__.split(".")[0] in PACKAGES:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
@@ -57,7 +59,7 @@ def told(error: BaseException) -> str:
 def _place(error: BaseException) -> str:
     """The innermost line of the user's own, where there is one: that is where to look."""
     ours = os.path.dirname(os.path.abspath(__file__))
-    beside = tuple(os.path.join(os.path.dirname(ours), name) + os.sep for name in ("lightwatch", "control", "spheres"))
+    beside = tuple(os.path.join(os.path.dirname(ours), name) + os.sep for name in PACKAGES)
     skipped = (*beside, os.path.dirname(os.__file__), "<")
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if not f.filename.startswith(skipped) and "site-packages" not in f.filename]

@@ -15,7 +15,7 @@ from .arithmetic import settle_arithmetic
 from .checkpoint import save_model
 from .config import RunConfig, TrainingConfig, dumps
 from .data import TextData
-from .errors import ConfigError
+from .errors import StateError
 from .files import write_whole
 from .model import GPT, generate
 from .sync import Sync
@@ -38,7 +38,7 @@ def build(run: RunConfig, sync: Sync | None = None) -> Trainer:
 def run_script(script: Sequence[str], seed: int) -> None:
     """Run a user's script as `python SCRIPT ARGS` would, in this process; when it leaves with 0, that is its end.
 
-    torch is seeded first, the same on every sphere. Raises ConfigError if it leaves with anything else.
+    torch is seeded first, the same on every sphere. Raises StateError if it leaves with anything else.
     """
     torch.manual_seed(seed)
     argv, path = sys.argv, list(sys.path)
@@ -48,7 +48,7 @@ def run_script(script: Sequence[str], seed: int) -> None:
         runpy.run_path(script[0], run_name="__main__")
     except SystemExit as leaving:
         if leaving.code not in (None, 0):
-            raise ConfigError(f"{script[0]} left with {leaving.code!r} before its training ended") from None
+            raise StateError(f"{script[0]} left with {leaving.code!r} before its training ended") from None
     finally:
         sys.argv, sys.path[:] = argv, path
 

@@ -59,7 +59,7 @@ class AloneRun:
         except AtOnce:  # between training and the end
             return self._failed(AT_ONCE)
         except Exception as error:  # the disk under ledger and metrics
-            return self._failed(f"{type(error).__name__}: {error}", error)
+            return self._failed(told(error), error)
         finally:
             self._over = True
             logging.getLogger("lightwatch").removeHandler(log)
@@ -77,7 +77,7 @@ class AloneRun:
             return self._failed(told(error), error)
         if self._last is None:
             what = self._settings.script[0] if self._settings.script else "the job"
-            return self._failed(f"{what} ended without training: call Trainer(...).train()", usage=True)
+            return self._failed(f"{what} ended without training: call Trainer(...).train()")
         closing = self._sync.closing if self._sync else None
         return self._facts("stopped" if closing is not None and closing.reason == "stopped" else "completed")
 

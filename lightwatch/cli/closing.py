@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +78,10 @@ def _tell_next(terminal: Terminal, folder: RunFolder, summary: dict[str, Any]) -
     near = shlex.quote(_near(folder.path))
     commands: list[tuple[str, str]] = []
     if folder.model.is_file() and folder.sample.is_file():  # a GPT of ours
-        commands.append((f"lightwatch sample {near} --prompt 'class '", "let it write more"))
+        commands.append((f"{_command()} sample {near} --prompt 'class '", "let it write more"))
     if summary["status"] == "completed" and summary["bits_per_byte"] is not None:
         other = "1" if summary["tree"] != "1" else "2x2"
-        again = f"lightwatch train --config {shlex.quote(_near(folder.config))} --tree {other}"
+        again = f"{_command()} train --config {shlex.quote(_near(folder.config))} --tree {other}"
         commands.append((again, "the same digest on another tree"))
     if summary["status"] == "failed":
         commands.append((f"ls {shlex.quote(_near(folder.logs))}", "what each process said"))
@@ -87,6 +89,14 @@ def _tell_next(terminal: Terminal, folder: RunFolder, summary: dict[str, Any]) -
         terminal.say("next:")
     for command, purpose in commands:
         terminal.say(f"  {command:<58}  # {purpose}")
+
+
+def _command() -> str:
+    """How the command is typed here: by its name where the shell finds it, else by its path."""
+    beside = Path(sys.executable).with_name("lightwatch")
+    if shutil.which("lightwatch") or not beside.exists():
+        return "lightwatch"
+    return shlex.quote(_near(beside))
 
 
 def _near(path: Path) -> str:

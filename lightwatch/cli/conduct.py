@@ -48,6 +48,7 @@ def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: s
             if debug and facts.detail:
                 sys.stderr.write(facts.detail)
         try:
+            settings.folder.release()
             write_whole(settings.folder.summary, as_text(summary).encode())
         except OSError as error:
             terminal.complain(f"summary.json can't be written: {error.strerror or error}")

@@ -19,6 +19,7 @@ from ..errors import ConfigError, LightwatchError
 from ..files import write_whole
 
 RUNS = "runs"
+RESERVED_BYTES = 32 << 10
 
 
 class DiskError(LightwatchError):
@@ -52,6 +53,15 @@ class RunFolder:
     @property
     def summary(self) -> Path:
         return self.path / "summary.json"
+
+    @property
+    def reserve(self) -> Path:
+        """Room for the summary on a disk that fills; gone with `release`."""
+        return self.path / "summary.json.room"
+
+    def release(self) -> None:
+        """Give the room back, just before the summary is written."""
+        self.reserve.unlink(missing_ok=True)
 
     @property
     def model(self) -> Path:
@@ -95,8 +105,9 @@ class RunFolder:
                 if not folder.exists():
                     folder.mkdir()
                     self._made.append(folder)
-            self._made.append(self.config)
+            self._made += [self.config, self.reserve]
             write_whole(self.config, config.encode())
+            write_whole(self.reserve, b"kept free for summary.json\n".ljust(RESERVED_BYTES))
         except OSError as error:
             self.unmake()
             kind = DiskError if is_disk_trouble(error) else ConfigError

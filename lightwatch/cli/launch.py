@@ -45,10 +45,11 @@ class Launch:
         self._tail = Tail(settings.folder.metrics)
         self._stop_ordered = False
         self._trouble_at_s: float | None = None
+        self._stopped_at_s: float | None = None
         self._trouble = ""
         self._unfinished = b""
         self._host_talks = True
-        self._begun = False
+        self._begun = self._trained = False
         self._codes: dict[str, int] = {}
 
     def run(self) -> Ended:
@@ -106,10 +107,13 @@ class Launch:
         while True:
             self._signals.wait(TICK_S, *([descriptor] if self._host_talks else []))
             self._read_host(host)
-            self._view.rows(self._tail.read())
+            rows = self._tail.read()
+            self._trained = self._trained or bool(rows)
+            self._view.rows(rows)
             do, reason = decide(self._look(control, host), time.monotonic())
             if do is Do.ORDER_STOP:
-                self._view.note(f"{reason}: the run stops after this step; a second one ends it at once")
+                when = "after this step" if self._trained else "before its first step"
+                self._view.note(f"{reason}: the run stops {when}; a second one ends it at once")
                 control.ask_to_stop()
                 self._stop_ordered = True
             elif do is Do.FINISH:
@@ -118,7 +122,7 @@ class Launch:
             elif do is Do.KILL:
                 log.info("ending all processes: %s", reason)
                 at_once = len(self._signals.received) > 1
-                return Ended(reason if at_once or not self._trouble else f"{self._trouble}; {reason}", at_once)
+                return Ended(reason if at_once or not self._trouble else self._trouble, at_once)
 
     def _look(self, control: Child, host: Child) -> Seen:
         """What is so now; the first thing amiss is kept as a sentence."""
@@ -138,10 +142,21 @@ class Launch:
             host_code=host_code,
             trouble_at_s=self._trouble_at_s,
             begun=self._begun,
+            trained=self._trained,
+            control_stopped_s=self._control_stopped_s(control),
         )
 
+    def _control_stopped_s(self, control: Child) -> float:
+        """For how long control has been a stopped process: it answers nobody, and only SIGKILL ends it."""
+        if not control.is_stopped():
+            self._stopped_at_s = None
+            return 0.0
+        if self._stopped_at_s is None:
+            self._stopped_at_s = time.monotonic()
+        return time.monotonic() - self._stopped_at_s
+
     def _trouble_of(self, child: Child, code: int) -> str:
-        said = last_line(child.log)
+        said = last_line(child.log) if code > 0 else ""  # killed, it had no last word
         name = "the host of the spheres" if child.name == "spheres" else child.name
         return f"{name} (pid {child.pid}) {spoken_end(code)}{': ' if said else ''}{said}"
 

@@ -45,6 +45,13 @@ class Child:
         """The exit code, negative for a signal; None while it runs."""
         return self.process.poll()
 
+    def is_stopped(self) -> bool:
+        """Whether a SIGSTOP holds it; where there is no /proc it can't be told."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+        except OSError:
+            return False
+
     def ask_to_stop(self) -> None:
         """SIGTERM: for control, a stop order."""
         if self.code() is None:

@@ -23,9 +23,11 @@ def sample(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--seed must be 0 to 2^63 - 1, got {arguments.seed}")
     config = load(folder.config, RunConfig())
     prompt = arguments.prompt.encode("utf-8", "surrogateescape")
+    from ..arithmetic import settle_arithmetic
     from ..checkpoint import load_model
     from ..model import GPT, generate
 
+    settle_arithmetic(config.training.threads)  # as in training: more threads than free cores only wait for each other
     model = GPT(config.model)
     load_model(model, folder.model)
     written = generate(model, prompt, arguments.length, seed=arguments.seed)

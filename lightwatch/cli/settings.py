@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..config import PRESET, ControlConfig, GPTConfig, RunConfig, load, merge
 from ..corpus import Corpus
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from .folder import DiskError, RunFolder
 
 
@@ -143,7 +143,10 @@ def parameters(model: GPTConfig) -> int:
 
 def read_text(run: RunConfig) -> TextFacts:
     """Read the data as every sphere will; raises DataError. What zlib makes of the held-out part costs 0.1 s a MB."""
-    corpus = Corpus.read(run.data.path, run.data.sequence_length)
+    try:
+        corpus = Corpus.read(run.data.path, run.data.sequence_length)
+    except OSError as error:
+        raise DataError(f"--data {run.data.path[:80]}: {error.strerror or error}") from None
     where = run.data.path or "the standard library's source"
     bits = 8 * len(zlib.compress(corpus.held_out, 9)) / len(corpus.held_out) if corpus.held_out else None
     return TextFacts(f"{where}: {corpus}", corpus.fingerprint, bits)

@@ -13,6 +13,9 @@ HOST_CUT_OFF_S = 1.0
 CONTROL_JUDGES_S = 6.0
 """After a process has ended: its connection closed with it, so control needs some 2 s to name it and end the others."""
 
+STOPPED_MOST_S = 15.0
+"""A control that is stopped and goes on heals by itself; after so long nobody is expected to wake it."""
+
 
 class Do(enum.Enum):
     """The launcher's next move."""
@@ -35,6 +38,9 @@ class Seen:
     """When a sphere or the host first ended badly, or control ended at all."""
     begun: bool = True
     """Whether a sphere was ever started: if not, control has nobody to judge."""
+    trained: bool = True
+    """Whether there was ever a version: if not, nothing is still being written."""
+    control_stopped_s: float = 0.0
 
 
 def decide(seen: Seen, now_s: float) -> tuple[Do, str]:
@@ -45,6 +51,8 @@ def decide(seen: Seen, now_s: float) -> tuple[Do, str]:
         return Do.FINISH, ""
     if seen.trouble_at_s is not None and now_s - seen.trouble_at_s > patience_s(seen):
         return Do.KILL, _overdue(seen)
+    if seen.control_stopped_s > STOPPED_MOST_S:
+        return Do.KILL, f"control has been a stopped process (SIGSTOP) for {STOPPED_MOST_S:g} s"
     if seen.signals and not seen.stop_ordered:
         return Do.ORDER_STOP, signal.Signals(seen.signals[0]).name
     return Do.WAIT, ""
@@ -54,7 +62,7 @@ def patience_s(seen: Seen) -> float:
     """How long the others may take once one has ended."""
     if seen.control_code is None:
         return CONTROL_JUDGES_S if seen.begun else 0.0
-    return HOST_CUT_OFF_S if seen.control_code else HOST_FOLLOWS_S
+    return HOST_CUT_OFF_S if seen.control_code or not seen.trained else HOST_FOLLOWS_S
 
 
 def _overdue(seen: Seen) -> str:

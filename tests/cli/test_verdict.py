@@ -6,7 +6,16 @@ import signal
 
 import pytest
 
-from lightwatch.cli.verdict import CONTROL_JUDGES_S, HOST_CUT_OFF_S, HOST_FOLLOWS_S, Do, Seen, decide, exit_code
+from lightwatch.cli.verdict import (
+    CONTROL_JUDGES_S,
+    HOST_CUT_OFF_S,
+    HOST_FOLLOWS_S,
+    STOPPED_MOST_S,
+    Do,
+    Seen,
+    decide,
+    exit_code,
+)
 
 INT, TERM = int(signal.SIGINT), int(signal.SIGTERM)
 
@@ -27,6 +36,9 @@ INT, TERM = int(signal.SIGINT), int(signal.SIGTERM)
         (Seen(host_code=-9, trouble_at_s=0), CONTROL_JUDGES_S - 0.1, Do.WAIT),
         (Seen(host_code=-9, trouble_at_s=0), CONTROL_JUDGES_S + 0.1, Do.KILL),
         (Seen(host_code=1, trouble_at_s=0, begun=False), 0.1, Do.KILL),
+        (Seen(control_code=0, trouble_at_s=0, trained=False), HOST_CUT_OFF_S + 0.1, Do.KILL),
+        (Seen(control_stopped_s=STOPPED_MOST_S - 0.1), 0, Do.WAIT),
+        (Seen(control_stopped_s=STOPPED_MOST_S + 0.1), 0, Do.KILL),
         (Seen(trouble_at_s=0), CONTROL_JUDGES_S + 0.1, Do.KILL),
     ],
 )

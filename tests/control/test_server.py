@@ -244,6 +244,26 @@ def test_a_second_sphere_at_a_path_is_refused_and_harms_nobody(control: ControlP
     first.expect(View)
 
 
+def test_a_stranger_that_speaks_no_zeromq_reaches_nothing(control: ControlProcess, spheres: Spheres) -> None:
+    """Text, and bytes that libzmq takes for a peer of its first protocol: the connection is all that they cost."""
+    first, _ = begun(spheres, "0", "1")
+    port = int(control.address.rpartition(":")[2])
+    strangers = (b"hello world, a quite long line of text\n" * 40, b"\x01\x00\x06\x00hello", b"\x01\x00\x02\x00x" * 9)
+    for text in strangers:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as stranger:
+            stranger.sendall(text)
+            stranger.settimeout(1)
+            try:
+                while stranger.recv(4096):
+                    pass
+            except OSError:
+                pass
+            first.row(1)
+            with ControlClient(control.address) as client:
+                assert client.status().state == "running"
+    assert control.poll() is None
+
+
 def test_junk_reaches_nothing(control: ControlProcess, spheres: Spheres) -> None:
     """Frames that are no message, too many parts, control's own messages: dropped, and control answers on."""
     context = zmq.Context()
