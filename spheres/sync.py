@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from control.protocol import NO_GENERATION, Closed, Generation, Go, How, Phase, Proof, Ready, Row, View
 from control.protocol import Position as WirePosition
 from lightwatch.config import TrainingConfig
-from lightwatch.errors import ConfigError, ReductionError, RunEnded, StateError
+from lightwatch.errors import ReductionError, RunEnded, StateError
 from lightwatch.metrics import Closing, StepReport
 from lightwatch.sync import GenerationEnded, Position, Standing, Start, Wanted
 from lightwatch.tail import Tail
@@ -267,12 +267,12 @@ class TreeSync:
     def leave(self) -> None:
         """The script has ended: keep the model, tell control, and stay until it says that the run is over.
 
-        Raises ConfigError if nothing was trained, RunEnded if the run failed. With control dead it leaves by itself.
+        Raises StateError if nothing was trained, RunEnded if the run failed. With control dead it leaves by itself.
         """
         if self.finish is not None:
             self.finish()
         if self._last is None or self._groups is None:
-            raise ConfigError("the script ended without training: call Trainer(...).train()")
+            raise StateError("the script ended without training: call Trainer(...).train()")
         closing, model = self._last
         if self.first:
             self._keep(model)
