@@ -70,8 +70,6 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 # ---------------------------------------------------------------- spheres to control
-
-
 class Hello(Message, frozen=True, kw_only=True):
     """I am here. Sent first on a connection, before torch work; control answers Welcome or Refused."""
 
@@ -94,6 +92,7 @@ class Proof(Message, frozen=True, kw_only=True):
     fingerprint: dict[str, str]
     micro_batches: int
     max_steps: int
+    steps_per_epoch: int = 0
 
 
 class Beat(Message, frozen=True, kw_only=True):
@@ -101,13 +100,11 @@ class Beat(Message, frozen=True, kw_only=True):
 
     generation: Generation
     number: int
-    """Counts this sphere's beats."""
     echo: int
     """The newest Tick.number I heard: alive means fresh in both directions."""
     phase: Phase
     position: Position
     units_done: int = 0
-    """Micro-batches finished at this position."""
     units_dealt: int = 0
     failed_in: Generation = NO_GENERATION
     seen: int = 0
@@ -142,7 +139,6 @@ class Row(Message, frozen=True, kw_only=True):
     learning_rate: float | None = None
     grad_norm: float | None = None
     weight: int = 0
-    """Targets (or samples) that the update averaged over."""
     samples: int = 0
     attempts: int = 1
     skipped: bool = False
@@ -200,7 +196,6 @@ class Failed(Message, frozen=True, kw_only=True):
     text: str
     usage: bool = False
     detail: str = ""
-    """The traceback, for logs and --debug."""
 
 
 class StoreSet(Message, frozen=True, kw_only=True):
@@ -238,8 +233,6 @@ class StoreDelete(Message, frozen=True, kw_only=True):
 
 
 # ---------------------------------------------------------------- control to spheres
-
-
 class Welcome(Message, frozen=True, kw_only=True):
     """You are sphere `sphere` of this run."""
 
@@ -294,7 +287,6 @@ class Tick(Message, frozen=True, kw_only=True):
     incarnation: int
     number: int
     echo: int
-    """The newest Beat.number heard from you."""
     rows_held: int = 0
     """The highest version that the ledger holds without a gap."""
 
@@ -320,8 +312,6 @@ class StoreReply(Message, frozen=True, kw_only=True):
 
 
 # ---------------------------------------------------------------- clients and control
-
-
 class Ask(Message, frozen=True, kw_only=True):
     """A client's question or order. A repeated `request` id is answered again and acts once.
 
@@ -350,6 +340,16 @@ class SphereStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     seconds: dict[str, float] = {}
 
 
+class EpochStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The current epoch: finished micro-batches of all, the mean loss over its targets so far, seconds in its steps."""
+
+    number: int
+    micro_batches: int
+    micro_batches_in_all: int
+    loss: float | None
+    duration_s: float
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The run as a client sees it. state: ControlStatus' value; outcome: "" until the end, then as in End.status."""
 
@@ -367,7 +367,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     order: int = 0
     in_force: int = 0
     reason: str = ""
-    epoch: int = 0
+    epoch: EpochStatus | None = None
     spheres: list[SphereStatus] = []
     outcome: str = ""
 

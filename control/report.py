@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .admit import Already
+from .epochs import epoch_status
 from .events import (
     Event,
     EverybodyLeft,
@@ -20,7 +21,7 @@ from .events import (
     SphereReturned,
 )
 from .metrics import tokens_per_s
-from .protocol import Answer, Ask, Phase, SphereStatus, Status
+from .protocol import Answer, Ask, EpochStatus, Phase, SphereStatus, Status
 from .protocol import Event as Story
 from .state import Seat, State
 from .tree import SphereTree
@@ -48,10 +49,15 @@ def status_of(state: State, now_s: float) -> Status:
         order=state.wanted.number,
         in_force=max(took, default=0),
         reason=state.ended.reason if state.ended else "",
-        epoch=row.epoch if row else 0,
+        epoch=_epoch(state),
         spheres=[_sphere_status(by_path[path], now_s) for path in state.paths if path in by_path],
         outcome=state.ended.status if state.ended else "",
     )
+
+
+def _epoch(state: State) -> EpochStatus | None:
+    proof = state.proof
+    return epoch_status(state.versions.epoch, proof.micro_batches, proof.steps_per_epoch) if proof else None
 
 
 def _sphere_status(seat: Seat, now_s: float) -> SphereStatus:

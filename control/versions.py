@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from .epochs import Epoch, after
 from .protocol import Row
 
 WINDOW = 64
@@ -43,6 +44,7 @@ class Versions:
     agreed: int = -1
     newest: Row | None = None
     conflict: Conflict | None = None
+    epoch: Epoch = field(default_factory=Epoch)
     recent_s: tuple[float, ...] = ()
     """Seconds of the last steps, as their first reporters measured them."""
 
@@ -98,6 +100,7 @@ def reported(versions: Versions, sphere: int, row: Row, exact: bool) -> Versions
         claims=claims,
         held=held,
         agreed=max(versions.agreed, row.version - 1),
+        epoch=after(versions.epoch, row),
         newest=row if row.version >= versions.version else versions.newest,
         recent_s=(*versions.recent_s, seconds)[-RECENT:] if seconds else versions.recent_s,
     )

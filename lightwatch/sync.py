@@ -63,6 +63,13 @@ class Start:
     in_force: int = 0
 
 
+class Length(NamedTuple):
+    """How long a training is: it ends at version `max_steps`; an epoch is `steps_per_epoch` of them."""
+
+    max_steps: int
+    steps_per_epoch: int
+
+
 class GenerationEnded(Exception):
     """The tree is being formed anew: nothing has changed here; answer the roll call and go on."""
 
@@ -78,9 +85,9 @@ class Sync(Protocol):
     finish: Callable[[], object] | None
     """Set by the trainer: what ends its training if the script ends without."""
 
-    def admit(self, fingerprint: dict[str, str], config: TrainingConfig, max_steps: int) -> None:
+    def admit(self, fingerprint: dict[str, str], config: TrainingConfig, length: Length) -> None:
         """Prove that this sphere computes what the others compute. A refusal is raised where the roll call is waited
-        for. max_steps: the version at which this training ends."""
+        for."""
 
     def begin(self, standing: Standing) -> Start:
         """Take part in the roll call. Blocks until the generation has begun."""
@@ -145,7 +152,7 @@ class Alone:
             self._changed.notify_all()
             return last.number + 1
 
-    def admit(self, fingerprint: dict[str, str], config: TrainingConfig, max_steps: int) -> None:
+    def admit(self, fingerprint: dict[str, str], config: TrainingConfig, length: Length) -> None:
         """Nobody else has to agree."""
 
     def begin(self, standing: Standing) -> Start:

@@ -30,7 +30,7 @@ from .metrics import Closing, StepReport, Stopwatch, TrainingState
 from .optim import Schedule, warmup_cosine
 from .replica import LossFunction, Replica, schedule_rate
 from .status import TrainingStatus, move
-from .sync import Alone, GenerationEnded, Position, Standing, Sync, Wanted
+from .sync import Alone, GenerationEnded, Length, Position, Standing, Sync, Wanted
 from .tail import Hopeless, NonFinite, Outcome, Repeat, Rescale, Suspicion, Tail, Update, decide, soundness
 from .units import Units
 
@@ -351,7 +351,7 @@ class Trainer:
         if not self.sync.alone:
             fields["probe"] = self._replica.probe(self.data.batch(0, 0))
         self.fingerprint = fields
-        self.sync.admit(fields, self.config, total)
+        self.sync.admit(fields, self.config, Length(total, self.data.steps_per_epoch))
         self.sync.finish = self.close
         self._admitted = True
 

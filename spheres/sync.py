@@ -23,7 +23,7 @@ from control.protocol import Position as WirePosition
 from lightwatch.config import TrainingConfig
 from lightwatch.errors import ReductionError, RunEnded, StateError
 from lightwatch.metrics import Closing, StepReport
-from lightwatch.sync import GenerationEnded, Position, Standing, Start, Wanted
+from lightwatch.sync import GenerationEnded, Length, Position, Standing, Start, Wanted
 from lightwatch.tail import Tail
 
 from .broadcast import broadcast_state
@@ -81,12 +81,12 @@ class TreeSync:
 
     # ------------------------------------------------------------ becoming part of a generation
 
-    def admit(self, fingerprint: dict[str, str], config: TrainingConfig, max_steps: int) -> None:
+    def admit(self, fingerprint: dict[str, str], config: TrainingConfig, length: Length) -> None:
         """Send the proof; a refusal shows where the roll call is waited for."""
         if self.finish is not None:
             raise StateError("a run on a tree trains one model: this script's second Trainer has no place in it")
         self._config = config
-        self._link.send(Proof(fingerprint=fingerprint, micro_batches=config.micro_batches, max_steps=max_steps))
+        self._link.send(Proof(fingerprint=fingerprint, micro_batches=config.micro_batches, **length._asdict()))
 
     def begin(self, standing: Standing) -> Start:
         """Roll call: View, Ready, Go, groups. Again, for as long as generations fail to form."""

@@ -10,7 +10,7 @@ import pytest
 from lightwatch.config import TrainingConfig
 from lightwatch.errors import StateError
 from lightwatch.status import TrainingStatus, move
-from lightwatch.sync import Alone
+from lightwatch.sync import Alone, Length
 from lightwatch.trainer import Trainer
 from tests.models import small_trainer
 
@@ -50,7 +50,7 @@ def test_a_trainer_goes_through_its_states_in_order() -> None:
     seen: list[TrainingStatus] = []
 
     class Watching(Alone):
-        def admit(self, fingerprint: dict[str, str], config: TrainingConfig, max_steps: int) -> None:
+        def admit(self, fingerprint: dict[str, str], config: TrainingConfig, length: Length) -> None:
             seen.append(trainer.status)
 
     trainer = small_trainer(Watching(), max_steps=2)

@@ -15,7 +15,7 @@ from control.protocol import Row as LedgerRow
 
 from ..config import TrainingConfig
 from ..metrics import Closing, StepReport
-from ..sync import Alone
+from ..sync import Alone, Length
 from .rows import Row, parse_row
 
 
@@ -45,13 +45,13 @@ class Recording(Alone):
         self._stop_wanted = stop_wanted
         self.fingerprint: dict[str, str] = {}
 
-    def admit(self, fingerprint: dict[str, str], config: TrainingConfig, max_steps: int) -> None:
+    def admit(self, fingerprint: dict[str, str], config: TrainingConfig, length: Length) -> None:
         self.fingerprint = fingerprint
         self._configured(config)
         for key, value in (
             ("fingerprint", fingerprint),
             ("micro_batches", config.micro_batches),
-            ("max_steps", max_steps),
+            ("max_steps", length.max_steps),
         ):
             self._ledger.set(key, value)
 

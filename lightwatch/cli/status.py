@@ -11,7 +11,7 @@ from .view import spoken_s
 from .where import Where, find
 
 if TYPE_CHECKING:
-    from control.protocol import SphereStatus, Status
+    from control.protocol import EpochStatus, SphereStatus, Status
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -64,9 +64,18 @@ def spoken_status(found: Status) -> str:
     if found.eta_s is not None and found.state == "running":
         line.append(f"{spoken_s(found.eta_s)} left")
     lines = [", ".join(line), f"tree {found.tree}, generation {found.generation[0]}.{found.generation[1]}"]
+    if found.epoch is not None and found.epoch.micro_batches:
+        lines.append(spoken_epoch(found.epoch))
     if found.reason:
         lines.append(found.reason)
     return "\n".join([*lines, *(f"  {spoken_sphere(sphere)}" for sphere in found.spheres)])
+
+
+def spoken_epoch(epoch: EpochStatus) -> str:
+    """How far the current epoch is."""
+    loss = f", mean loss {epoch.loss:.4f}" if epoch.loss is not None else ""
+    done = f"{epoch.micro_batches:,} of {epoch.micro_batches_in_all:,} micro-batches"
+    return f"epoch {epoch.number}: {done}{loss}, {spoken_s(epoch.duration_s)} in its steps"
 
 
 def spoken_sphere(sphere: SphereStatus) -> str:
