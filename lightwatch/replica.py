@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .config import TrainingConfig
 from .data import Batch, key, seed_everything
 from .errors import ConfigError, NonFiniteError
-from .exact import UNMEASURED, Accumulator, write_mean
+from .exact import UNMEASURED, Accumulator, checksum, write_mean
 from .flat import Buffers, FlatLayout, digest_of, trainable_parameters
 from .optim import AdamW, Schedule, clip_grad_norm_, grad_norm
 from .tail import Outcome, Tail
@@ -120,7 +120,7 @@ class Replica:
 
     def checksums(self, buckets: Sequence[Tensor]) -> list[int]:
         """The checksum, modulo 2^32, of each gradient bucket."""
-        return [int(bucket.sum()) % 2**32 for bucket in buckets[: len(self.layout.buckets)]]
+        return [int(checksum(bucket)) % 2**32 for bucket in buckets[: len(self.layout.buckets)]]
 
     def commit(
         self, sums: Sequence[Tensor], weight: int, fired: Sequence[int], rate: Callable[[float], float]

@@ -19,6 +19,7 @@ from lightwatch.exact import (
     UNCOUNTABLE_BOUND,
     UNMEASURED,
     Accumulator,
+    checksum,
     is_measuring,
     measuring,
     needs_rescale,
@@ -78,7 +79,7 @@ def test_without_a_flag_the_int32_sums_are_the_integer_sums(
         return
     expected = [sum(rounded(g[i], w, exponent) for g, w in zip(gradients, weights, strict=True)) for i in range(COUNT)]
     assert part.sums[:COUNT].tolist() == expected
-    assert int(part.checks[0]) == sum(expected)
+    assert same_checksum(int(part.checks[0]), sum(expected))
 
 
 @given(st.integers(1, 64), st.floats(0.5, 2.0, width=32), st.integers(1, 1000))
@@ -202,6 +203,15 @@ def test_a_checksum_finds_any_flipped_bit() -> None:
         part.sums[2] ^= -(2**31) if bit == 31 else 1 << bit
         assert not same_checksum(int(part.sums.sum()), int(part.checks[0]))
         part.sums[2] ^= -(2**31) if bit == 31 else 1 << bit
+
+
+def test_checksums_wrap_like_the_sums_themselves() -> None:
+    """Of any length and any values, the largest too: Python's integer sum modulo 2^32."""
+    generator = torch.Generator().manual_seed(5)
+    for count in (0, 1, 7, 64, 1000, 131_072, 300_001):
+        for low in (-(2**31), 2**31 - 1000):
+            values = torch.randint(low, 2**31 - 1, (count,), generator=generator).to(torch.int32)
+            assert int(checksum(values)) % 2**32 == sum(values.tolist()) % 2**32
 
 
 def test_a_hook_that_fires_twice_is_added_twice_and_counted_once() -> None:
