@@ -16,7 +16,8 @@ How it works
 
 An exponent may be marked "measuring": the sums made with it serve only to measure, and the step is repeated. Every
 parameter starts so, hence a parameter that wakes up late is never rounded away; and one whose bound is past counting
-(2^40 above what was expected) is measured with an exponent 40 lower, so that two repetitions reach any size.
+(2^40 above what was expected) is measured with an exponent 40 lower, so that two rescales follow a jump of 2^40 either
+way. Above about 1e27 no exponent fits, and the step is refused with the parameter's name.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Replica:
             loss = float(self._loss(batch, self._eval_loss_fn))
         finally:
             self.model.train()
-            self._buffers.write(self._version_buffers)
+            self.restore_buffers()
         return Outcome(loss, batch.weight, batch.samples)
 
     def buckets(self) -> list[Tensor]:
