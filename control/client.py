@@ -21,7 +21,8 @@ import zmq
 from .config import check_connect
 from .errors import AddressError, NoAnswer, OrderRefused
 from .process import ControlProcess as ControlProcess
-from .protocol import Answer, Ask, Event, Status
+from .protocol import Answer, Ask, Event
+from .status import Status
 from .wire import decode_at_client, encode
 
 AGAIN_S = 1.0

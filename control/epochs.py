@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .protocol import EpochStatus, Row
+from .protocol import Row
+from .status import EpochStatus
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from .status import Status, Traffic
+
 Generation: TypeAlias = tuple[int, int]
 """(incarnation of control, number). (0, 0) is "none yet"; compared in this order."""
 
@@ -150,8 +152,22 @@ class Row(Message, frozen=True, kw_only=True):
     eval_loss: float | None = None
     suspect: str | None = None
     """A flag that a repetition did not confirm: who computed it, in words."""
+    trouble: str | None = None
+    """Why the step was skipped, in a sentence."""
+    clip_ratio: float | None = None
+    """The factor that clipping put on the mean gradient; 1: not clipped."""
+    slowest: str | None = None
+    """The path of the sphere that finished its own micro-batches last: the others' `wait` was for it."""
     seconds: dict[str, float] = {}
-    """This sphere's own: data, compute, reduce (waiting for others too), update, eval, and step for the whole."""
+    """This sphere's own: data, compute, wait, reduce, update, eval, and step for the whole."""
+    own_units: int = 0
+    """Training micro-batches that this sphere computed for this version, repeated ones too."""
+    own_samples: int = 0
+    own_weight: int = 0
+    traffic: list[Traffic] = []
+    """From the root level down, summed since this sphere came: only the newest row counts."""
+    round_trips: dict[str, float] = {}
+    """Links this sphere has to other nodes' leaders, "a – b" -> seconds: medians over the newest steps."""
 
 
 class Ready(Message, frozen=True, kw_only=True):
@@ -178,11 +194,12 @@ class Closed(Message, frozen=True, kw_only=True):
     state_digest: str = ""
     eval_loss: float | None = None
     eval_weight: int = 0
-    bytes_per_level: list[int] = []
-    """Payload bytes this sphere handed to the collectives, from the root level down."""
+    traffic: list[Traffic] = []
     micro_batches: int = 0
     """Computed by this sphere, repeated ones too."""
     busy_s: float = 0.0
+    save_s: float = 0.0
+    """Writing the model, on the sphere that does."""
     reason: str = "completed"
     """completed or stopped."""
 
@@ -321,55 +338,6 @@ class Ask(Message, frozen=True, kw_only=True):
     request: str
     what: str
     value: float | None = None
-
-
-class SphereStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One sphere as a client sees it."""
-
-    sphere: int
-    path: str
-    pid: int
-    host: str
-    phase: str
-    version: int
-    units_done: int
-    units_dealt: int
-    silent_s: float
-    rss_bytes: int = 0
-    cpu_s: float = 0.0
-    seconds: dict[str, float] = {}
-
-
-class EpochStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The current epoch: finished micro-batches of all, the mean loss over its targets so far, seconds in its steps."""
-
-    number: int
-    micro_batches: int
-    micro_batches_in_all: int
-    loss: float | None
-    duration_s: float
-
-
-class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The run as a client sees it. state: ControlStatus' value; outcome: "" until the end, then as in End.status."""
-
-    run_id: str
-    state: str
-    tree: str
-    generation: Generation
-    version: int
-    max_steps: int
-    loss: float | None = None
-    learning_rate: float | None = None
-    tokens_per_s: float | None = None
-    step_s: float | None = None
-    eta_s: float | None = None
-    order: int = 0
-    in_force: int = 0
-    reason: str = ""
-    epoch: EpochStatus | None = None
-    spheres: list[SphereStatus] = []
-    outcome: str = ""
 
 
 class Answer(Message, frozen=True, kw_only=True):

@@ -21,9 +21,10 @@ from .events import (
     SphereReturned,
 )
 from .metrics import tokens_per_s
-from .protocol import Answer, Ask, EpochStatus, Phase, SphereStatus, Status
+from .protocol import Answer, Ask, Phase
 from .protocol import Event as Story
 from .state import Seat, State
+from .status import EpochStatus, SphereStatus, Status
 from .tree import SphereTree
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import msgspec
 
 from .door import Door
-from .protocol import Answer, Ask, Status
+from .protocol import Answer, Ask
 from .protocol import Event as Story
 from .report import status_of
 from .state import State
+from .status import Status
 from .wire import encode
 
 MAX_WATCHERS = 256

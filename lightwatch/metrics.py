@@ -23,10 +23,13 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class StepReport:
-    """Version `version` exists; these numbers made it. Every sphere has the same but for `seconds`.
+    """Version `version` exists; these numbers made it. Every sphere has the same but for `seconds` and `own_…`.
 
     weight: targets (or samples) averaged over. check: sum over the weights' bits. digest: sha256 where it was taken.
-    suspect: whose flag a repetition did not confirm. seconds: data, compute, reduce, update, eval, and step for all.
+    suspect: whose flag a repetition did not confirm. trouble: why the step was skipped, in a sentence. clip_ratio: the
+    factor that clipping put on the gradient. slowest: the member that finished its own micro-batches last.
+    seconds: data, compute, wait (until the slowest had finished), reduce, update, eval, and step for the whole.
+    own_…: what this sphere computed itself, repeated micro-batches too.
     """
 
     version: int
@@ -43,6 +46,12 @@ class StepReport:
     epoch: int = 0
     eval_loss: float | None = None
     suspect: str | None = None
+    trouble: str | None = None
+    clip_ratio: float | None = None
+    slowest: int | None = None
+    own_units: int = 0
+    own_samples: int = 0
+    own_weight: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from control.protocol import NO_GENERATION, Closed, Generation, Go, How, Phase, Proof, Ready, Row, View
 from control.protocol import Position as WirePosition
+from control.status import Traffic
 from lightwatch.config import TrainingConfig
 from lightwatch.errors import ReductionError, RunEnded, StateError
 from lightwatch.metrics import Closing, StepReport
@@ -255,10 +256,19 @@ class TreeSync:
                 learning_rate=report.learning_rate, grad_norm=report.grad_norm, weight=report.weight,
                 samples=report.samples, attempts=report.attempts, skipped=report.skipped, in_force=report.in_force,
                 check=report.check, digest=report.digest, epoch=report.epoch, eval_loss=report.eval_loss,
-                suspect=report.suspect, seconds=report.seconds,
+                suspect=report.suspect, trouble=report.trouble, clip_ratio=report.clip_ratio,
+                slowest=self._path_of(report.slowest), seconds=report.seconds, own_units=report.own_units,
+                own_samples=report.own_samples, own_weight=report.own_weight, traffic=self._traffic(),
             )
         )  # fmt: skip
         self._link.stand(in_force=report.in_force)  # after the row: the order holds from that version, not before
+
+    def _path_of(self, rank: int | None) -> str | None:
+        return self._view.members[rank].path if self._view is not None and rank is not None else None
+
+    def _traffic(self) -> list[Traffic]:
+        per_level = self._groups.bytes_per_level if self._groups else []
+        return [Traffic(level=level, up=count) for level, count in enumerate(per_level)]
 
     def closed(self, closing: Closing, model: nn.Module) -> None:
         self._last = (closing, model)
@@ -280,7 +290,7 @@ class TreeSync:
             Closed(
                 generation=self._generation, version=closing.version, digest=closing.digest,
                 eval_loss=closing.eval_loss, eval_weight=closing.eval_weight,
-                bytes_per_level=self._groups.bytes_per_level, micro_batches=closing.micro_batches,
+                traffic=self._traffic(), micro_batches=closing.micro_batches,
                 busy_s=closing.busy_s, reason=closing.reason,
             )
         )  # fmt: skip

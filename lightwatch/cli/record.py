@@ -56,7 +56,7 @@ def judged(record: RunRecord, ended: Ended) -> Facts:
 
 def _bytes_per_level(record: RunRecord) -> tuple[int, ...]:
     """What all spheres together handed to the collectives, from the root level down."""
-    columns = zip_longest(*(closing.bytes_per_level for closing in record.closings.values()), fillvalue=0)
+    columns = zip_longest(*([level.up + level.down for level in closing.traffic] for closing in record.closings.values()), fillvalue=0)
     return tuple(sum(column) for column in columns)
 
 

@@ -11,7 +11,7 @@ from .view import spoken_s
 from .where import Where, find
 
 if TYPE_CHECKING:
-    from control.protocol import EpochStatus, SphereStatus, Status
+    from control.status import EpochStatus, SphereStatus, Status
 
 
 def status(arguments: argparse.Namespace) -> int:

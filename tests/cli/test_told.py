@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from control.protocol import Closed, SphereStatus, Status
+from control.protocol import Closed
 from control.record import FailureRecord, GenerationRecord, RunRecord
+from control.status import SphereStatus, Status, Traffic
 from lightwatch.cli.launch import Ended
 from lightwatch.cli.live import LiveView
 from lightwatch.cli.orders import refuse_unreachable
@@ -124,7 +125,10 @@ def test_the_live_view_shows_the_newest_version_and_every_sphere(
 
 def test_the_ledgers_end_is_the_runs_end() -> None:
     """Its closing has version and digest; the bytes of all spheres are added level by level."""
-    closings = {"0": closed(bytes_per_level=[5, 7], eval_loss=1.5), "1": closed(bytes_per_level=[1])}
+    closings = {
+        "0": closed(traffic=[Traffic(level=0, up=5), Traffic(level=1, down=7)], eval_loss=1.5),
+        "1": closed(traffic=[Traffic(level=0, up=1)]),
+    }
     facts = judged(record(closings=closings), Ended("the launcher saw something"))
     assert (facts.status, facts.version, facts.digest, facts.eval_loss) == ("completed", 3, "d3", 1.5)
     assert facts.bytes_per_level == (6, 7) and facts.failures == () and facts.reason == ""

@@ -32,7 +32,7 @@ LATE = {"lightwatch.cli.live", "lightwatch.cli.recording"}
 # Files that decide. They get values and the time handed in, and give values back.
 PURE = {
     *(f"control.{name}" for name in ("admit", "apply", "decide", "events", "membership", "metrics", "plan")),
-    *(f"control.{name}" for name in ("report", "state", "tree", "versions")),
+    *(f"control.{name}" for name in ("report", "state", "status", "tree", "versions")),
     "spheres.state",
 }
 IMPURE_STDLIB = {
@@ -40,7 +40,7 @@ IMPURE_STDLIB = {
     *("random", "secrets", "select", "selectors", "shutil", "signal", "socket", "sqlite3", "subprocess"),
     *("tempfile", "threading", "time", "uuid"),
 }
-CONTROL_FOR_SPHERES = {"control.protocol", "control.wire", "control.errors"}
+CONTROL_FOR_SPHERES = {"control.protocol", "control.status", "control.wire", "control.errors"}
 
 
 def is_cli(name: str) -> bool:
