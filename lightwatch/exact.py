@@ -12,6 +12,8 @@ How it works
   4. Each bucket keeps a checksum, the sum of all q that were added, modulo 2^32. Linear like the sums themselves, it
      finds bits that flipped in memory, on a wire or through a mistake of ours.
 
+Where _sums.c could be compiled, one pass over g does all of 1, 3 and 4; else torch does it in six. The bits are equal.
+
 `reduction = "float"` adds w * g as float32 in the same place; its bits depend on the order of additions.
 
 An exponent may be marked "measuring": the sums made with it serve only to measure, and the step is repeated. Every
@@ -22,14 +24,24 @@ way. Above about 1e27 no exponent fits, and the step is refused with the paramet
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from .flat import CHUNK_ELEMENTS, FlatLayout, chunks, in_memory_order
+
+try:
+    from . import _sums
+except ImportError as error:  # no compiler when this was installed, or compiled for another system
+    logging.getLogger(__name__).debug("gradients are summed by torch calls: %s", error)
+    KERNEL = "torch"
+else:
+    KERNEL = "c"
+"""What sums gradients that lie on the CPU: "c" or "torch"; their bits are equal. Accumulators made later obey it."""
 
 START_EXPONENT = 20
 LOWEST_EXPONENT, HIGHEST_EXPONENT = -60, 90
@@ -89,6 +101,7 @@ class Accumulator:
 
     sums: int32 (exact) or float32 (float) in the flat layout; gloo never sees it.
     bounds, fired: int64 per parameter; checks: int64 per bucket. All are plain sums over `done`.
+    on_added: called, in a backward, after a gradient was added: which parameter, the so-manieth time in this one.
     """
 
     def __init__(self, layout: FlatLayout, *, exact: bool) -> None:
@@ -100,13 +113,13 @@ class Accumulator:
         self.fired = torch.zeros(count, dtype=torch.int64)
         self.checks = torch.zeros(len(layout.buckets), dtype=torch.int64, device=layout.device)
         self._tops = torch.zeros(count, dtype=torch.float64, device=layout.device)
-        self._pieces = [list(chunks(slot.of(self.sums))) for slot in layout.slots]
         self._scaled = torch.empty(CHUNK_ELEMENTS, dtype=torch.float32, device=layout.device)
         self._rounded = torch.empty(CHUNK_ELEMENTS, dtype=torch.int32, device=layout.device)
         self._scales = [1.0] * count
         self._bound_scales = torch.ones(count, dtype=torch.float64)
         self._firings = [0] * count
         self._open = False
+        self.on_added: Callable[[int, int], None] | None = None
         self._hooks = [
             slot.parameter.register_post_accumulate_grad_hook(self._hook(index))  # type: ignore[no-untyped-call]
             for index, slot in enumerate(layout.slots)
@@ -153,41 +166,69 @@ class Accumulator:
         self.fired += torch.tensor([min(n, 1) for n in self._firings])
         return -1 if bool(finite.all()) else int((~finite).nonzero()[0])
 
-    def _hook(self, index: int):  # type: ignore[no-untyped-def]
-        pieces = self._pieces[index]
-        top = self._tops[index]
-        check = self.checks[self.layout.slots[index].bucket]
+    def _hook(self, index: int) -> Callable[[nn.Parameter], None]:
+        slot = self.layout.slots[index]
+        in_torch = self._in_torch(index)
+        take = self._in_c(index, in_torch) if KERNEL == "c" and self.layout.device.type == "cpu" else in_torch
 
-        @torch.no_grad()
-        def take(parameter: nn.Parameter) -> None:
-            if not self._open or parameter.grad is None:
+        def hook(parameter: nn.Parameter) -> None:
+            gradient = parameter.grad
+            if not self._open or gradient is None:
                 return
-            if parameter.grad.is_sparse:
+            if gradient.is_sparse:
                 raise TypeError(
-                    f"parameter {self.layout.slots[index].name} has a sparse gradient; "
+                    f"parameter {slot.name} has a sparse gradient; "
                     "sums need dense ones: build its embedding with sparse=False"
                 )
-            gradient = in_memory_order(parameter.grad, parameter)
             parameter.grad = None
+            take(gradient)
+            self._firings[index] += 1
+            if self.on_added is not None:
+                self.on_added(index, self._firings[index])
+
+        return hook
+
+    def _in_c(self, index: int, otherwise: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+        """One pass; `otherwise` takes what is no plain array in the parameter's own memory order."""
+        slot = self.layout.slots[index]
+        stride, count, take = slot.parameter.stride(), slot.count, _sums.take
+        sums, top = slot.of(self.sums).data_ptr(), self._tops[index].data_ptr()
+        check = self.checks[slot.bucket].data_ptr() if self.exact else 0
+
+        def add(gradient: Tensor) -> None:
+            plain = type(gradient) is Tensor and gradient.dtype is torch.float32 and not gradient.is_neg()
+            if plain and gradient.stride() == stride:
+                take(sums, gradient.data_ptr(), count, top, check, self._weight * self._scales[index])
+            else:
+                otherwise(gradient)
+
+        return add
+
+    def _in_torch(self, index: int) -> Callable[[Tensor], None]:
+        """Any gradient on any device, in as many passes as torch needs."""
+        slot = self.layout.slots[index]
+        pieces = list(chunks(slot.of(self.sums)))
+        top, check = self._tops[index], self.checks[slot.bucket]
+
+        @torch.no_grad()
+        def add(gradient: Tensor) -> None:
+            gradient = in_memory_order(gradient, slot.parameter)
             low, high = torch.aminmax(gradient)
             top.add_(torch.maximum(low.neg_(), high))
-            self._firings[index] += 1
-            if self.exact:
-                self._add_exact(gradient, pieces, self._weight * self._scales[index], check)
-            else:
-                for piece, part in zip(pieces, chunks(gradient), strict=True):
+            scale = self._weight * self._scales[index]
+            for piece, part in zip(pieces, chunks(gradient), strict=True):
+                if self.exact:
+                    self._add_exact(piece, part, scale, check)
+                else:
                     piece.add_(part)
 
-        return take
+        return add
 
-    def _add_exact(self, gradient: Tensor, pieces: list[Tensor], scale: float, check: Tensor) -> None:
-        for piece, part in zip(pieces, chunks(gradient), strict=True):
-            scaled, rounded = self._scaled, self._rounded
-            if part.numel() < CHUNK_ELEMENTS:
-                scaled, rounded = scaled[: part.numel()], rounded[: part.numel()]
-            rounded.copy_(torch.mul(part, scale, out=scaled).round_())
-            piece.add_(rounded)
-            check.add_(checksum(rounded))
+    def _add_exact(self, piece: Tensor, part: Tensor, scale: float, check: Tensor) -> None:
+        scaled, rounded = self._scaled[: part.numel()], self._rounded[: part.numel()]
+        rounded.copy_(torch.mul(part, scale, out=scaled).round_())
+        piece.add_(rounded)
+        check.add_(checksum(rounded))
 
 
 def checksum(sums: Tensor) -> Tensor:

@@ -223,9 +223,9 @@ def pyproject() -> dict[str, Any]:
 
 
 def inputs() -> str:
-    """The hash of the two files that say what is installed."""
+    """The hash of the files that say what is installed, and of what gets compiled."""
     digest = hashlib.sha256()
-    for name in ("pyproject.toml", "constraints.txt"):
+    for name in ("pyproject.toml", "constraints.txt", "setup.py", "lightwatch/_sums.c"):
         text = (ROOT / name).read_bytes()
         digest.update(b"%d " % len(text) + text)
     return digest.hexdigest()

@@ -257,3 +257,17 @@ def test_a_tied_weight_is_summed_once() -> None:
     (x @ weight.T @ weight.T).sum().backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
     assert part.sums[:16].tolist() == [rounded(g, 1, 20) for g in weight.grad.reshape(-1).tolist()]
+
+
+def test_each_addition_is_told_once_it_is_made() -> None:
+    """By number, and the so-manieth time in this micro-batch; the sum already holds the gradient."""
+    model = nn.ParameterList([torch.zeros(3), torch.zeros(5)])
+    part = Accumulator(FlatLayout(model), exact=True)
+    told: list[tuple[int, int, list[int]]] = []
+    part.on_added = lambda index, times: told.append((index, times, part.layout.slots[index].of(part.sums).tolist()))
+    part.begin([10, 10])
+    with part.micro_batch(1):
+        model[0].sum().backward()
+        (model[0].sum() + 2 * model[1].sum()).backward()
+    assert told[0] == (1, 1, [1024] * 3)
+    assert sorted(told[1:]) == [(0, 1, [2048] * 5), (1, 2, [2048] * 3)]

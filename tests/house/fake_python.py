@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.house.source import ROOT
 
 TOOLS = ("bash", "cat", "dirname", "env", "head", "mkdir", "sleep")
-COPIED = ("scripts", ".ci", "pyproject.toml", "constraints.txt")
+COPIED = ("scripts", ".ci", "pyproject.toml", "constraints.txt", "setup.py", "lightwatch")
 
 BASE = """#!/usr/bin/env bash
 if [ "${1-} ${2-}" != "-m venv" ]; then exec "$REAL" "$@"; fi

@@ -59,9 +59,9 @@ def test_the_set_up_leaves_stdin_to_the_run(tree: Tree) -> None:
     assert done.stdout.splitlines()[1:] == ["stdin: a line"]
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "setup.py", "lightwatch/_sums.c"])
 def test_a_change_of_what_is_installed_sets_up_again(tree: Tree, name: str) -> None:
-    """The stamp is of the two files that say what is installed."""
+    """The stamp is of the files that say what is installed, and of what gets compiled."""
     tree.run("scripts/train")
     with (tree.root / name).open("a") as file:
         file.write("# more\n")

@@ -13,12 +13,14 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import lightwatch
+from lightwatch.exact import KERNEL
 from tests.house.source import PACKAGES, ROOT, python_files
 
 pytestmark = pytest.mark.timeout(180)
@@ -33,9 +35,10 @@ def run(*command: str | Path, cwd: Path, lend: bool = False) -> subprocess.Compl
     return subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def build(hook: str, tree: Path, folder: Path) -> Path:
+def build(hook: str, tree: Path, folder: Path, compiler: str | None = None) -> Path:
     """Call one hook of the build backend, as pip would, and give the wheel that it makes."""
-    code = f"import sys; from setuptools import build_meta; print(build_meta.{hook}(sys.argv[1]))"
+    set_compiler = f"import os; os.environ['CC'] = {compiler!r}; " if compiler else ""
+    code = f"{set_compiler}import sys; from setuptools import build_meta; print(build_meta.{hook}(sys.argv[1]))"
     done = run(sys.executable, "-c", code, folder, cwd=tree)
     assert done.returncode == 0, done.stderr
     return folder / done.stdout.splitlines()[-1]
@@ -46,8 +49,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what gets packaged, so that building leaves nothing in this folder."""
     tree = tmp_path_factory.mktemp("a source with blanks")
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree / name)
     return tree
 
@@ -94,11 +97,14 @@ def environment_with(folder: Path, *wheels: Path, name: str = "an environment") 
 
 
 def test_the_wheel_holds_the_packages_and_nothing_else(wheels: dict[str, Path]) -> None:
-    """Every file of ours, the mark that it is typed, the licence; no tests, no scripts."""
+    """Every file of ours, what was compiled, the marks that it is typed, the licence; no tests, no scripts."""
     with zipfile.ZipFile(wheels["wheel"]) as archive:
         names = set(archive.namelist())
     ours = {str(file.relative_to(ROOT)) for file in python_files(*PACKAGES)}
-    assert {name for name in names if ".dist-info/" not in name} == ours | {"lightwatch/py.typed"}
+    more = {"lightwatch/py.typed", "lightwatch/_sums.pyi"}
+    if KERNEL == "c":
+        more.add(f"lightwatch/_sums{EXTENSION_SUFFIXES[0]}")
+    assert {name for name in names if ".dist-info/" not in name} == ours | more
     assert any(name.endswith("LICENSE") for name in names)
 
 
@@ -112,6 +118,21 @@ def test_it_works_where_it_is_installed(wheels: dict[str, Path], tmp_path: Path,
     code = "from lightwatch import ControlClient, GPTConfig, TrainingConfig; TrainingConfig()"
     done = run(binaries / "python", "-c", code, cwd=tmp_path, lend=True)
     assert done.returncode == 0, done.stderr
+    done = run(binaries / "python", "-c", "from lightwatch.exact import KERNEL; print(KERNEL)", cwd=tmp_path, lend=True)
+    assert done.stdout.strip() == KERNEL, done.stderr
+
+
+@pytest.mark.parametrize("hook", ["build_wheel", "build_editable"])
+def test_without_a_compiler_it_installs_all_the_same(tree: Path, tmp_path: Path, hook: str) -> None:
+    """And says at debug level that torch does the sums."""
+    bare = tmp_path / "bare"
+    shutil.copytree(tree, bare, ignore=shutil.ignore_patterns("*.so", "build", "*.egg-info"))
+    wheel = build(hook, bare, tmp_path, compiler="no-such-compiler")
+    binaries = environment_with(tmp_path, wheel)
+    code = "import logging; logging.basicConfig(level='DEBUG'); from lightwatch.exact import KERNEL; print(KERNEL)"
+    done = run(binaries / "python", "-c", code, cwd=tmp_path, lend=True)
+    assert done.stdout.strip() == "torch", done.stderr
+    assert "DEBUG:lightwatch.exact:gradients are summed by torch calls" in done.stderr
 
 
 @pytest.mark.parametrize("order", [("editable", "theirs"), ("theirs", "editable"), ("wheel", "theirs")])

@@ -1,0 +1,172 @@
+"""Sums in one pass of C against torch calls, Python's integers and numpy: the same bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lightwatch import exact
+from lightwatch.exact import OVERFLOW_BOUND, Accumulator
+from lightwatch.flat import CHUNK_ELEMENTS, FlatLayout
+from lightwatch.sync import Alone
+from lightwatch.trainer import Trainer
+from tests.models import gpt_trainer
+from tests.trees import train_on_tree
+
+pytestmark = pytest.mark.skipif(exact.KERNEL != "c", reason="lightwatch was installed without a C compiler")
+
+Floats = NDArray[np.float32]
+
+LENGTHS = (1, 2, 3, 7, 15, 16, 17, 33, 64, 100, 255)
+ODD = (0.0, -0.0, 0.5, 1.5, -2.5, 1e-45, -1e-45, 1.1754942e-38, 2.0**31, -(2.0**31), 3.4e38)
+ENDLESS = (math.inf, -math.inf, math.nan)
+
+
+@st.composite
+def gradients(draw: st.DrawFn, others: st.SearchStrategy[float] | None = None) -> list[Floats]:
+    """Some gradients of one length: a few odd numbers among normally distributed ones of any size."""
+    count = draw(st.sampled_from(LENGTHS))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    few = st.one_of(st.sampled_from(ODD), st.floats(width=32, allow_nan=False, allow_infinity=False))
+    rows = []
+    for _ in range(draw(st.integers(1, 3))):
+        row = (random.standard_normal(count) * 2.0 ** draw(st.integers(-60, 30))).astype(np.float32)
+        for value in draw(st.lists(few if others is None else others, max_size=3)):
+            row[random.integers(count)] = value
+        rows.append(row)
+    return rows
+
+
+def accumulated(
+    form: str, rows: Sequence[Tensor | Floats], weights: Sequence[int], exponent: int, *, exactly: bool = True
+) -> tuple[Accumulator, list[int]]:
+    """The sums in this form, and which parameter was found not to be finite after each micro-batch."""
+    like = torch.as_tensor(rows[0])
+    parameter = nn.Parameter(torch.empty_like(like, memory_format=torch.preserve_format).zero_())
+    with patch.object(exact, "KERNEL", form):
+        part = Accumulator(FlatLayout(nn.ParameterList([parameter])), exact=exactly)
+    part.begin([exponent])
+    bad = []
+    for row, weight in zip(rows, weights, strict=True):
+        with part.micro_batch(weight):
+            parameter.backward(torch.as_tensor(row).clone())  # type: ignore[no-untyped-call]
+        bad.append(part.settle())
+    part.close()
+    return part, bad
+
+
+def seen(part: Accumulator) -> dict[str, Any]:
+    """All that others see of it; checksums count modulo 2^32, and a NaN is a NaN."""
+    sums = np.nan_to_num(part.sums.numpy(), nan=math.pi).view(np.int32)
+    return {
+        "sums": sums.tolist(),
+        "bounds": part.bounds.tolist(),
+        "fired": part.fired.tolist(),
+        "checks": [check % 2**32 for check in part.checks.tolist()],
+    }
+
+
+@given(gradients(), st.data(), st.integers(-60, 90))
+@settings(max_examples=300, deadline=None)
+def test_one_pass_gives_the_sums_of_pythons_integers(rows: list[Floats], data: st.DataObject, exponent: int) -> None:
+    """Whatever still fits: half to even of the float32 product, denormals and negative zeros too."""
+    weights = data.draw(st.lists(st.integers(1, 2**24 - 1), min_size=len(rows), max_size=len(rows)))
+    part, _ = accumulated("c", rows, weights, exponent)
+    if int(part.bounds[0]) >= OVERFLOW_BOUND:
+        return
+    scaled = [row * np.float32(math.ldexp(weight, exponent)) for row, weight in zip(rows, weights, strict=True)]
+    expected = [sum(map(round, column)) for column in zip(*(row.tolist() for row in scaled), strict=True)]
+    assert part.sums.tolist()[: len(expected)] == expected
+    assert int(part.checks[0]) % 2**32 == sum(expected) % 2**32
+
+
+@pytest.mark.parametrize("exactly", [True, False])
+@given(st.one_of(gradients(), gradients(st.sampled_from(ENDLESS))), st.data(), st.integers(-60, 90))
+@settings(max_examples=300, deadline=None)
+def test_one_pass_and_torch_calls_give_the_same_bits(
+    exactly: bool, rows: list[Floats], data: st.DataObject, exponent: int
+) -> None:
+    """Sums, bounds, checksums and flags, also where nothing fits, overflows, or is not finite."""
+    weights = data.draw(st.lists(st.integers(1, 2**24 - 1), min_size=len(rows), max_size=len(rows)))
+    one, one_bad = accumulated("c", rows, weights, exponent, exactly=exactly)
+    other, other_bad = accumulated("torch", rows, weights, exponent, exactly=exactly)
+    assert (seen(one), one_bad) == (seen(other), other_bad)
+    if exactly:
+        assert int(one.checks[0]) % 2**32 == int(one.sums.sum()) % 2**32
+
+
+@pytest.mark.parametrize("exactly", [True, False])
+@pytest.mark.parametrize("count", [CHUNK_ELEMENTS - 1, CHUNK_ELEMENTS + 1, 3 * CHUNK_ELEMENTS + 65])
+def test_lengths_beyond_a_chunk_are_summed_whole(count: int, exactly: bool) -> None:
+    """Torch works in chunks, C does not; half of these q wrap the checksum many times."""
+    rows = list(np.random.default_rng(count).standard_normal((2, count)).astype(np.float32))
+    one, _ = accumulated("c", rows, [3, 5], 26, exactly=exactly)
+    other, _ = accumulated("torch", rows, [3, 5], 26, exactly=exactly)
+    assert seen(one) == seen(other)
+
+
+@pytest.mark.parametrize("skipped", range(17))
+@pytest.mark.parametrize("count", [0, 1, 5, 16, 31, 32, 33, 100])
+def test_no_place_in_memory_matters_and_nothing_else_is_touched(count: int, skipped: int) -> None:
+    """A gradient may begin at any float of a larger array; sums before and after stay."""
+    from lightwatch import _sums
+
+    gradient = torch.randn(150, generator=torch.Generator().manual_seed(count))
+    sums = torch.arange(150, dtype=torch.int32)
+    top, check = torch.full((1,), 0.25, dtype=torch.float64), torch.full((1,), 7)
+    part = gradient[skipped : skipped + count]
+    expected = sums.clone()
+    q = (part * 1e6).round().to(torch.int32)
+    expected[17 : 17 + count] += q
+    _sums.take(sums[17:].data_ptr(), part.data_ptr(), count, top.data_ptr(), check.data_ptr(), 1e6)
+    assert torch.equal(sums, expected)
+    assert int(check) == 7 + int(q.sum())
+    assert float(top) == 0.25 + (float(part.abs().max()) if count else 0.0)
+
+
+ODD_GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "negated view": lambda random: torch._neg_view(random.clone()),
+    "other strides": lambda random: random.to(memory_format=torch.channels_last),
+    "expanded": lambda random: random[:1, :1].expand_as(random),
+    "cut out of a larger one": lambda random: random.repeat(1, 1, 1, 3)[..., 1:3],
+}
+"""What a gradient may be besides a plain array in the parameter's own order. Fresh: then torch takes it as it is."""
+
+
+@pytest.mark.parametrize("exactly", [True, False])
+@pytest.mark.parametrize("kind", ODD_GRADIENTS)
+def test_a_gradient_that_is_no_plain_array_is_summed_as_what_it_says(kind: str, exactly: bool) -> None:
+    """Not the bytes that happen to lie at its address."""
+    model = nn.ParameterList([torch.zeros(4, 3, 5, 2)])
+    part = Accumulator(FlatLayout(model), exact=exactly)
+    part.begin([20])
+    random = torch.randn(4, 3, 5, 2, generator=torch.Generator().manual_seed(1))
+    model[0].register_hook(lambda _: ODD_GRADIENTS[kind](random))
+    with part.micro_batch(3):
+        model[0].sum().backward()
+    given = ODD_GRADIENTS[kind](random).contiguous().reshape(-1)
+    expected = (given * 3 * 2.0**20).round().to(torch.int32) if exactly else given
+    assert torch.equal(part.sums[: given.numel()], expected)
+    assert part.settle() == -1 and part.fired.tolist() == [1]
+
+
+@pytest.mark.parametrize("tree", ["2", "a:2,b:1"])
+def test_spheres_that_sum_in_different_ways_are_one_run(tree: str) -> None:
+    """A sphere without a compiler beside others that have one: the digest of one process with either."""
+
+    def mixed(sync: Alone) -> Trainer:
+        with patch.object(exact, "KERNEL", ("torch", "c")[sync.rank % 2]):
+            return gpt_trainer(sync)
+
+    digests = {trainer.digest() for trainer in train_on_tree(tree, mixed)}
+    assert digests == {train_on_tree("1", gpt_trainer)[0].digest()}
