@@ -36,8 +36,11 @@ def main(arguments: list[str]) -> int:
             server = Server(settings, ledger, door)
             server.catch_signals()
             _announce(settings, ledger, door)
-        except (ControlError, OSError) as error:
+        except ControlError as error:
             print(f"control: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            print(f"control: {error} [LW604]", file=sys.stderr)
             return 2
         return server.run()
 

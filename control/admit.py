@@ -59,7 +59,7 @@ def admit_hello(state: State, hello: Hello, now_s: float) -> SphereCame | Sphere
         return SphereCame(sphere=state.next_sphere, hello=hello, at_s=now_s)
     if hello.sphere in (0, seat.sphere) and is_same_process(seat, hello):
         return SphereReturned(sphere=seat.sphere, at_s=now_s)
-    return Refusal(f"sphere {hello.path}: it says it is number {hello.sphere}; the path's is {seat.sphere}")
+    return Refusal(f"sphere {hello.path}: it says it is number {hello.sphere}; the path's is {seat.sphere} [LW405]")
 
 
 def admit(state: State, sphere: int, message: FromMember, now_s: float) -> SphereEvent | None:
@@ -100,13 +100,13 @@ def admit_order(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
     if ask.request in state.requests:
         return Already(state.requests[ask.request], f"{ask.what} was given already")
     if state.ended is not None:
-        return Refusal(f"{ask.what}: the run is over ({state.ended.status}): {state.ended.reason}")
+        return Refusal(f"{ask.what}: the run is over ({state.ended.status}: {state.ended.reason}) [LW511]")
     if ask.what == "stop":
         if wanted.stopped:
             return Already(wanted.number, "the run is stopping already")
         return _next(state, ask, stopped=True)
     if wanted.stopped:
-        return Refusal(f"{ask.what}: the run is stopping; nothing else can be ordered")
+        return Refusal(f"{ask.what}: the run is stopping; nothing else can be ordered [LW511]")
     if ask.what == "pause":
         return Already(wanted.number, "the run is paused already") if wanted.paused else _next(state, ask, paused=True)
     if ask.what == "resume":
@@ -114,11 +114,11 @@ def admit_order(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
     if ask.what == "set_learning_rate":
         rate = ask.value
         if rate is None or not math.isfinite(rate) or rate <= 0:
-            return Refusal(f"set_learning_rate: expected a number above 0, got {rate}")
+            return Refusal(f"set_learning_rate: expected a number above 0, got {rate} [LW002]")
         if rate == wanted.learning_rate:
             return Already(wanted.number, f"the learning rate is {rate} already")
         return _next(state, ask, learning_rate=rate)
-    return Refusal(f"{ask.what!r} is not an order; control knows {', '.join(ORDERS)}")
+    return Refusal(f"{ask.what!r} is not an order; control knows {', '.join(ORDERS)} [LW506]")
 
 
 def _next(state: State, ask: Ask, **changes: bool | float) -> OrderGiven:
@@ -138,5 +138,5 @@ def _is_member(state: State, sphere: int) -> bool:
 
 def _why_not_sound(proof: Proof) -> str:
     if proof.micro_batches < 1:
-        return f"micro_batches is {proof.micro_batches}; a step has at least 1"
+        return f"micro_batches is {proof.micro_batches}; a step has at least 1 [LW002]"
     return ""

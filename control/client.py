@@ -58,7 +58,7 @@ class ControlClient:
         """The run as control sees it now."""
         status = self._ask("status").status
         if status is None:
-            raise NoAnswer(f"control at {self.address} answered without a status; is it of this version?")
+            raise NoAnswer(f"control at {self.address} answered without a status; is it of this version? [LW506]")
         return status
 
     def tree(self) -> str:
@@ -111,7 +111,9 @@ class ControlClient:
             late = answer
             while late.ok and late.version is None:  # a question asked twice has its first answer twice
                 if not self._receive(deadline, lambda: bool(inbox)):
-                    raise NoAnswer(f"{what} is order {answer.number}; it was not in force within {timeout_s:g} s")
+                    raise NoAnswer(
+                        f"{what} is order {answer.number}; it was not in force within {timeout_s:g} s [LW513]"
+                    )
                 late = inbox.popleft()
         finally:
             self._answers.pop(request, None)
@@ -159,7 +161,7 @@ class ControlClient:
     def _no_answer(self, what: str) -> NoAnswer:
         return NoAnswer(
             f"control at {self.address} {what} within {self.timeout_s:g} s; is the run still going, and is this its "
-            "address (control.json in the run's folder)?"
+            "address (control.json in the run's folder)? [LW501]"
         )
 
     def close(self) -> None:
@@ -189,12 +191,12 @@ def _address(address_or_run_dir: str | os.PathLike[str]) -> str:
         about = json.loads(path.read_text(encoding="utf-8"))
         address, pid, host = str(about["address"]), int(about["pid"]), str(about["host"])
     except FileNotFoundError:
-        raise AddressError(f"{text}: no control.json there; give a run's folder or tcp://HOST:PORT") from None
+        raise AddressError(f"{text}: no control.json there; give a run's folder or tcp://HOST:PORT [LW505]") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AddressError(f"{path}: can't be read as a control's address: {error}") from None
+        raise AddressError(f"{path}: can't be read as a control's address: {error} [LW505]") from None
     check_connect(address)
     if host == socket.gethostname() and not _lives(pid):
-        raise NoAnswer(f"{text}: its control (pid {pid}) is gone; the run is over")
+        raise NoAnswer(f"{text}: its control (pid {pid}) is gone; the run is over [LW502]")
     return address
 
 

@@ -30,9 +30,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not _RUN_ID.fullmatch(self.run_id):
-            raise SettingsError(f"run id: expected letters, digits, '_', '.', '-' (at most 64), got {self.run_id!r}")
+            raise SettingsError(
+                f"run id: expected letters, digits, '_', '.', '-' (at most 64), got {self.run_id!r} [LW002]"
+            )
         if not 0.2 <= self.silence_s <= 3600:
-            raise SettingsError(f"silence_s: expected 0.2 to 3600 seconds, got {self.silence_s}")
+            raise SettingsError(f"silence_s: expected 0.2 to 3600 seconds, got {self.silence_s} [LW002]")
         parse_tree(self.tree)
         check_listen(self.listen)
 
@@ -46,10 +48,10 @@ def split_address(address: str) -> tuple[str, str]:
     """Host and port of tcp://HOST:PORT; the port may be `*`. Raises AddressError."""
     match = _ADDRESS.fullmatch(address)
     if not match:
-        raise AddressError(f"address: expected tcp://HOST:PORT, got {address!r}")
+        raise AddressError(f"address: expected tcp://HOST:PORT, got {address!r} [LW006]")
     host, port = match["host"], match["port"]
     if port != "*" and not 1 <= int(port) <= 65535:
-        raise AddressError(f"address: expected a port from 1 to 65535, got {port} in {address!r}")
+        raise AddressError(f"address: expected a port from 1 to 65535, got {port} in {address!r} [LW006]")
     return host, port
 
 
@@ -58,7 +60,7 @@ def check_listen(address: str) -> None:
     host, _ = split_address(address)
     if not _LOOPBACK.fullmatch(host):
         raise AddressError(
-            f"address: {address!r} is not on this machine's loopback; without keys control binds 127.0.0.1 only"
+            f"address: {address!r} is not on this machine's loopback; without keys control binds 127.0.0.1 only [LW007]"
         )
 
 
@@ -66,4 +68,4 @@ def check_connect(address: str) -> None:
     """Raise AddressError unless a client can connect to this address."""
     _, port = split_address(address)
     if port == "*":
-        raise AddressError(f"address: a client needs a port, got {address!r}")
+        raise AddressError(f"address: a client needs a port, got {address!r} [LW006]")

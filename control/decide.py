@@ -82,7 +82,7 @@ def _conflict_text(state: State, conflict: Conflict) -> str:
     one, other = (state.seats.get(claim.sphere) for claim in (conflict.one, conflict.other))
     return (
         f"version {conflict.version} is not one: {one.name if one else 'a sphere'} and "
-        f"{other.name if other else 'a sphere'} hold different weights ({conflict.what})"
+        f"{other.name if other else 'a sphere'} hold different weights ({conflict.what}) [LW305]"
     )
 
 
@@ -97,14 +97,14 @@ def _lost(state: State, now_s: float) -> Event | None:
     quiet_s = first.lost_s - first.heard_s
     why = "its connection closed" if quiet_s < state.silence_s / 2 else f"nothing was heard from it for {quiet_s:.1f} s"
     others = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-    return _fail(f"{first.name} was lost {first.doing}{others}: {why}", now_s)
+    return _fail(f"{first.name} was lost {first.doing}{others}: {why} [LW406]", now_s)
 
 
 def _silent(state: State, now_s: float) -> Event | None:
     limit_s = SILENCES * state.silence_s
     for seat in state.seats.values():
         if now_s - seat.heard_s > limit_s:
-            return _fail(f"{seat.name} was lost {seat.doing}: not heard for {limit_s:g} s", now_s)
+            return _fail(f"{seat.name} was lost {seat.doing}: not heard for {limit_s:g} s [LW407]", now_s)
     return None
 
 
@@ -117,11 +117,11 @@ def _broken(state: State, now_s: float) -> Event | None:
         return None
     quiet = max(state.seats.values(), key=lambda seat: now_s - seat.heard_s)
     if now_s - quiet.heard_s > state.silence_s / 2:
-        return _fail(f"{quiet.name} was lost {quiet.doing}: not heard for {now_s - quiet.heard_s:.1f} s", now_s)
+        return _fail(f"{quiet.name} was lost {quiet.doing}: not heard for {now_s - quiet.heard_s:.1f} s [LW407]", now_s)
     busy = [seat for seat in state.seats.values() if seat.broke_s is None and seat.beat is not None]
     busy = [seat for seat in busy if seat.beat is not None and seat.beat.phase is Phase.COMPUTING]
     waited = f"; {busy[0].name} is still {busy[0].doing}" if busy else ""
-    return _fail(f"{first.name} could not exchange with its peers, though all are here{waited}", now_s)
+    return _fail(f"{first.name} could not exchange with its peers, though all are here{waited} [LW408]", now_s)
 
 
 def _broke_s(seat: Seat) -> float:
@@ -132,7 +132,7 @@ def _not_come(state: State, now_s: float) -> Event | None:
     if state.begun is not None or now_s - state.began_s < COME_S:
         return None
     absent = [path for path in state.paths if state.seat_at(path) is None]
-    return _fail(f"sphere {absent[0]} did not come within {COME_S:g} s; see its log", now_s) if absent else None
+    return _fail(f"sphere {absent[0]} did not come within {COME_S:g} s; see its log [LW409]", now_s) if absent else None
 
 
 def _stopped_before_it_began(state: State, now_s: float) -> Event | None:
@@ -168,7 +168,7 @@ def _roll_call_overdue(state: State, now_s: float) -> Event | None:
     for seat in state.member_seats():
         waits = seat.beat is not None and seat.beat.phase is not Phase.COMPUTING
         if waits and (seat.ready is None or seat.ready.generation != state.generation):
-            return _fail(f"{seat.name} did not answer the roll call within {limit_s:g} s", now_s)
+            return _fail(f"{seat.name} did not answer the roll call within {limit_s:g} s [LW409]", now_s)
     return None
 
 
@@ -218,7 +218,7 @@ def _closed(state: State, now_s: float) -> Event | None:
             return _fail(
                 f"{seat.name} ended at version {closed.version} with digest {closed.digest[:12]} (state "
                 f"{closed.state_digest[:12]}), sphere {first_seat.path} at {first.version} with {first.digest[:12]} "
-                f"(state {first.state_digest[:12]})",
+                f"(state {first.state_digest[:12]}) [LW305]",
                 now_s,
             )
     stopped = any(closed.reason == "stopped" for _, closed in closings)

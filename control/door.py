@@ -81,7 +81,7 @@ class Door:
         except zmq.ZMQError as error:
             self.close()
             why = "the port is in use" if error.errno == zmq.EADDRINUSE else str(error)
-            raise BindError(f"control can't listen at {listen}: {why}; give another --listen") from None
+            raise BindError(f"control can't listen at {listen}: {why}; give another --listen [LW504]") from None
         self.address: str = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def watch(self, descriptor: int) -> None:

@@ -1,10 +1,21 @@
-"""What can go wrong at control. The type says whose fault it is; the sentence says who, expected, got, what next."""
+"""What can go wrong at control. The type says whose fault it is; the sentence says who, expected, got, what next.
+
+It ends with the code of its kind of trouble, as every sentence of lightwatch does (lightwatch/errors.md).
+"""
 
 from __future__ import annotations
+
+import re
 
 
 class ControlError(Exception):
     """Anything that control or a client of it raises on purpose."""
+
+    @property
+    def code(self) -> str:
+        """The kind of trouble, such as "LW501": the code with which the sentence ends; empty if there is none."""
+        found = re.search(r"\[(LW[0-9]{3})\]\Z", str(self))
+        return found[1] if found else ""
 
 
 class WireError(ControlError):

@@ -16,17 +16,18 @@ from .state import Seat, State
 def why_not_here(state: State, hello: Hello) -> str:
     """Why this sphere can't have a seat; empty if it can."""
     if hello.run_id != state.run_id:
-        return f"sphere {hello.path}: its run is {hello.run_id!r}, this control's is {state.run_id!r}"
+        return f"sphere {hello.path}: its run is {hello.run_id!r}, this control's is {state.run_id!r} [LW405]"
     taken = state.seat_at(hello.path)
     if taken is not None and is_same_process(taken, hello):
         return ""  # also after the end: it may not have heard of it
     if state.ended is not None:
-        return f"sphere {hello.path}: the run is over: {state.ended.reason}"
+        return f"sphere {hello.path}: the run is over ({state.ended.reason}) [LW405]"
     if hello.path not in state.paths:
         shown = ", ".join(state.paths[:6]) + (", …" if len(state.paths) > 6 else "")
-        return f"sphere {hello.path}: no such path in the tree {state.tree or shown!r}; it has {shown}"
+        return f"sphere {hello.path}: no such path in the tree {state.tree or shown!r}; it has {shown} [LW405]"
     if taken is not None:
-        return f"sphere {hello.path}: the path is taken by pid {taken.hello.pid} on {taken.hello.host}; take another"
+        holder = taken.hello
+        return f"sphere {hello.path}: the path is taken by pid {holder.pid} on {holder.host}; take another [LW405]"
     return ""
 
 
@@ -47,7 +48,7 @@ def why_not_equal(first: Proof, path: str, proof: Proof) -> str:
         if ours.get(name) != theirs.get(name):
             return (
                 f"sphere {path}: its {name} is {theirs.get(name)!r}, the others' is {ours.get(name)!r}; "
-                "the same bits need the same on all"
+                "the same bits need the same on all [LW403]"
             )
     return ""
 
@@ -101,7 +102,7 @@ def found(state: State, readys: dict[int, Ready]) -> GenerationBegun | str:
             ours, theirs = ((digest or "no digest")[:12] for digest in (ready.digest, first.digest))
             return (
                 f"{one.name}: its weights at v0 ({ours}) differ from sphere {other.path}'s ({theirs}); "
-                "seed before building the model: torch.manual_seed(config.seed)"
+                "seed before building the model: torch.manual_seed(config.seed) [LW404]"
             )
     return GenerationBegun(
         generation=state.generation,
@@ -123,7 +124,7 @@ def carry_on(state: State, readys: dict[int, Ready]) -> GenerationBegun | str:
     before = set(state.begun.deal) if state.begun else set()
     line = {sphere: ready for sphere, ready in readys.items() if ready.holds_state and sphere in before}
     if not line:
-        return "no sphere of the last running generation holds a state: nothing to carry on from"
+        return "no sphere of the last running generation holds a state: nothing to carry on from [LW406]"
     position = max(ready.position for ready in line.values())
     there = [sphere for sphere, ready in line.items() if ready.position == position]
     records = [readys[sphere].record for sphere in there]

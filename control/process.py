@@ -65,11 +65,12 @@ class ControlProcess:
             code = self.process.poll()
             if code is not None:
                 lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                raise ControlError(
-                    lines[-1].removeprefix("control: ") if lines else f"control ended with code {code}; see {self.log}"
-                )
+                said = [line for line in lines if line.startswith("control: ")]
+                if said:
+                    raise ControlError(said[-1].removeprefix("control: "))
+                raise ControlError(f"control ended with code {code}; see {self.log} [LW503]")
             time.sleep(LOOK_S)
-        raise NoAnswer(f"control was not bound within {START_S:g} s; see {self.log}")
+        raise NoAnswer(f"control was not bound within {START_S:g} s; see {self.log} [LW503]")
 
     def _about(self) -> dict[str, object] | None:
         try:
@@ -87,7 +88,7 @@ class ControlProcess:
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise NoAnswer(f"control (pid {self.pid}) has not ended within {timeout_s:g} s") from None
+            raise NoAnswer(f"control (pid {self.pid}) has not ended within {timeout_s:g} s [LW501]") from None
 
     def close(self, timeout_s: float = 3.0) -> None:
         """End it at once if it lives, and reap it. A second call does nothing."""

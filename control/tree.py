@@ -46,45 +46,47 @@ def parse_tree(text: str) -> tuple[str, ...]:
     """
     shown = text if len(text) <= 40 else text[:37] + "..."
     if len(text) > MAX_TEXT:
-        raise TreeError(f"tree: a text of {len(text)} characters; at most {MAX_TEXT} are read")
+        raise TreeError(f"tree: a text of {len(text)} characters; at most {MAX_TEXT} are read [LW401]")
     if _GRID.fullmatch(text):
         return _grid([_count(part, shown) for part in text.split("x")], shown)
     if ":" not in text:
-        raise TreeError(f"tree: {shown!r} is not a tree; {_FORMS}")
+        raise TreeError(f"tree: {shown!r} is not a tree; {_FORMS} [LW401]")
     return _places(text.split(","), shown)
 
 
 def _count(text: str, shown: str) -> int:
     if not _COUNT.fullmatch(text):
-        raise TreeError(f"tree: {text[:20]!r} in {shown!r} is not a count of at least 1; {_FORMS}")
+        raise TreeError(f"tree: {text[:20]!r} in {shown!r} is not a count of at least 1; {_FORMS} [LW401]")
     if len(text) > 4 or int(text) > MAX_FAN_OUT:
-        raise TreeError(f"tree: {text[:20]} in {shown!r} is too wide; a node has at most {MAX_FAN_OUT} children")
+        raise TreeError(
+            f"tree: {text[:20]} in {shown!r} is too wide; a node has at most {MAX_FAN_OUT} children [LW401]"
+        )
     return int(text)
 
 
 def _grid(counts: list[int], shown: str) -> tuple[str, ...]:
     if len(counts) > MAX_DEPTH:
-        raise TreeError(f"tree: {shown!r} has {len(counts)} levels; at most {MAX_DEPTH} are possible")
+        raise TreeError(f"tree: {shown!r} has {len(counts)} levels; at most {MAX_DEPTH} are possible [LW401]")
     paths = [""]
     for count in counts:
         if len(paths) * count > MAX_SPHERES:
-            raise TreeError(f"tree: {shown!r} has more than {MAX_SPHERES} spheres")
+            raise TreeError(f"tree: {shown!r} has more than {MAX_SPHERES} spheres [LW401]")
         paths = [f"{path}/{child}" for path in paths for child in range(count)]
     return tuple(path[1:] for path in paths)
 
 
 def _places(parts: list[str], shown: str) -> tuple[str, ...]:
     if len(parts) > MAX_SPHERES:
-        raise TreeError(f"tree: {shown!r} has more than {MAX_SPHERES} spheres")
+        raise TreeError(f"tree: {shown!r} has more than {MAX_SPHERES} spheres [LW401]")
     seen: set[str] = set()
     paths: list[str] = []
     for part in parts:
         path, colon, count = part.partition(":")
         if not colon:
-            raise TreeError(f"tree: {part[:40]!r} in {shown!r} names no count; {_FORMS}")
+            raise TreeError(f"tree: {part[:40]!r} in {shown!r} names no count; {_FORMS} [LW401]")
         check_path(path)
         if path in seen:
-            raise TreeError(f"tree: the path {path!r} is there twice in {shown!r}")
+            raise TreeError(f"tree: the path {path!r} is there twice in {shown!r} [LW402]")
         seen.add(path)
         paths.extend(f"{path}/{child}" for child in range(_count(count, shown)))
     return SphereTree.of(paths).paths
@@ -94,13 +96,16 @@ def check_path(path: str) -> None:
     """Raise TreeError unless each name of the path is letters, digits, `_`, `.`, `-`, and not dots alone."""
     names = path.split("/")
     if len(names) >= MAX_DEPTH:
-        raise TreeError(f"tree: the path {path[:40]!r} has {len(names)} levels; at most {MAX_DEPTH - 1} are possible")
+        raise TreeError(
+            f"tree: the path {path[:40]!r} has {len(names)} levels; at most {MAX_DEPTH - 1} are possible [LW401]"
+        )
     for name in names:
         if len(name) > NAME_MOST:
-            raise TreeError(f"a name in a path has at most {NAME_MOST} letters, {name[:20]}… has {len(name)}")
+            raise TreeError(f"a name in a path has at most {NAME_MOST} letters, {name[:20]}… has {len(name)} [LW402]")
         if not _NAME.fullmatch(name) or not name.strip("."):
             raise TreeError(
-                f"tree: {name[:20]!r} in the path {path[:40]!r} is not a name; names are letters, digits, '_', '.', '-'"
+                f"tree: {name[:20]!r} in the path {path[:40]!r} is not a name; "
+                "names are letters, digits, '_', '.', '-' [LW402]"
             )
 
 
@@ -141,7 +146,7 @@ class SphereTree:
         leaves: set[str] = set()
         for path in paths:
             if path in leaves:
-                raise TreeError(f"tree: the sphere {path!r} is there twice")
+                raise TreeError(f"tree: the sphere {path!r} is there twice [LW402]")
             _grow(root, path, leaves)
             leaves.add(path)
         return cls(root)
@@ -174,7 +179,9 @@ class SphereTree:
         node = self.root
         for name in path.split("/") if path else []:
             if name not in node.children:
-                raise TreeError(f"tree: there is no {path!r}; {node.path or 'the root'!r} has {list(node.children)}")
+                raise TreeError(
+                    f"tree: there is no {path!r}; {node.path or 'the root'!r} has {list(node.children)} [LW402]"
+                )
             node = node.children[name]
         return node
 
@@ -204,15 +211,15 @@ def _grow(root: Node, path: str, leaves: set[str]) -> None:
     names = path.split("/")
     for depth, name in enumerate(names):
         if node is not root and node.path in leaves:
-            raise TreeError(f"tree: {node.path!r} is a sphere, so there can be no sphere {path!r} under it")
+            raise TreeError(f"tree: {node.path!r} is a sphere, so there can be no sphere {path!r} under it [LW402]")
         if name not in node.children:
             if len(node.children) >= MAX_FAN_OUT:
                 where = repr(node.path) if node.path else "the root"
-                raise TreeError(f"tree: {where} has more than {MAX_FAN_OUT} children")
+                raise TreeError(f"tree: {where} has more than {MAX_FAN_OUT} children [LW401]")
             node.children[name] = Node("/".join(names[: depth + 1]))
         node = node.children[name]
     if node.children:
-        raise TreeError(f"tree: {path!r} can't be a sphere: there are spheres under it")
+        raise TreeError(f"tree: {path!r} can't be a sphere: there are spheres under it [LW402]")
 
 
 def check_path_of_sphere(path: str) -> None:

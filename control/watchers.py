@@ -37,7 +37,9 @@ class Watchers:
     def add(self, identity: bytes, ask: Ask, status: Status) -> Answer:
         """From now on this client hears the story; its answer holds the status as it is."""
         if len(self.watching) >= MAX_WATCHERS and identity not in self.watching:
-            return Answer(request=ask.request, ok=False, text=f"{MAX_WATCHERS} clients are watching; no more can")
+            return Answer(
+                request=ask.request, ok=False, text=f"{MAX_WATCHERS} clients are watching; no more can [LW507]"
+            )
         self.watching.add(identity)
         return Answer(request=ask.request, ok=True, status=status)
 

@@ -41,8 +41,8 @@ def decode_at_client(frame: bytes) -> ToClient:
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], frame: bytes) -> T:
     if len(frame) > MAX_FRAME_BYTES:
-        raise WireError(f"a frame of {len(frame)} bytes; at most {MAX_FRAME_BYTES} are read")
+        raise WireError(f"a frame of {len(frame)} bytes; at most {MAX_FRAME_BYTES} are read [LW506]")
     try:
         return decoder.decode(frame)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WireError(f"a frame of {len(frame)} bytes is not one of our messages: {error}") from None
+        raise WireError(f"a frame of {len(frame)} bytes is not one of our messages: {error} [LW506]") from None

@@ -53,10 +53,12 @@ def _begins(path: Path, opening: str) -> bool:
 
 def _sentence(name: str, expected: Path, found: Path | None) -> str:
     if found is None:
-        return f"lightwatch needs its package `{name}` at {expected}, and there is none: install lightwatch again"
+        return (
+            f"lightwatch needs its package `{name}` at {expected}, and there is none: install lightwatch again [LW701]"
+        )
     return (
         f"lightwatch needs its own package `{name}` at {expected}, but Python finds {found}{_owner(name)}; "
-        f"install lightwatch in an environment of its own"
+        f"install lightwatch in an environment of its own [LW701]"
     )
 
 

@@ -13,7 +13,9 @@ def settle_arithmetic(threads: int) -> None:
     """Fix what the bits of one gradient depend on, for the whole process. Raises ConfigError for OMP_DYNAMIC=true."""
     for name in ("OMP_DYNAMIC", "MKL_DYNAMIC"):
         if os.environ.get(name, "").lower() in ("1", "true", "yes"):
-            raise ConfigError(f"{name} is set to true: threads would follow the load and bits with them; unset it")
+            raise ConfigError(
+                f"{name} is set to true: threads would follow the load and bits with them; unset it [LW702]"
+            )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else a strict matmul on CUDA raises
     torch.set_num_threads(threads)
     torch.set_flush_denormal(False)

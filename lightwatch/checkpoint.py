@@ -36,16 +36,18 @@ def load_model(model: nn.Module, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; name a run folder whose training has ended") from None
+        raise DataError(f"{path} does not exist; name a run folder whose training has ended [LW209]") from None
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} can't be read as safetensors: {error}") from None
+        raise DataError(f"{path} can't be read as safetensors: {error} [LW209]") from None
     own = model.state_dict()
     for name, tensor in tensors.items():
         if name not in own or own[name].shape != tensor.shape:
             expected = tuple(own[name].shape) if name in own else "no such name"
-            raise DataError(f"{path}: {name} has shape {tuple(tensor.shape)}, the model expects {expected}")
+            raise DataError(f"{path}: {name} has shape {tuple(tensor.shape)}, the model expects {expected} [LW210]")
     held = {own[name].data_ptr() for name in tensors}
     missing = [name for name, tensor in own.items() if name not in tensors and tensor.data_ptr() not in held]
     if missing:
-        raise DataError(f"{path} lacks {missing[0]}, which the model has: is it the model of another configuration?")
+        raise DataError(
+            f"{path} lacks {missing[0]}, which the model has: is it the model of another configuration? [LW210]"
+        )
     model.load_state_dict(tensors, strict=False)

@@ -57,12 +57,14 @@ class Corpus:
         where = _spoken(source)
         if not contents or size == 0:
             but = f" ({skipped} binary files left out)" if skipped else ""
-            raise DataError(f"{where} holds no text{but}: name a text file, or a folder or pattern that holds some")
+            raise DataError(
+                f"{where} holds no text{but}: name a text file, or a folder or pattern that holds some [LW102]"
+            )
         least = sequence_length + 1
         if size < least:
             raise DataError(
                 f"{where} holds {size} bytes of text, a sample needs {least} (sequence_length {sequence_length} + 1): "
-                f"give more text or a shorter data.sequence_length"
+                f"give more text or a shorter data.sequence_length [LW102]"
             )
         return _split(contents, skipped, least)
 
@@ -94,7 +96,7 @@ def _find(source: Source) -> tuple[dict[str, Path], bool]:
     if text == "":
         return _standard_library(), False
     if "\0" in text:
-        raise DataError("the data path holds a NUL character: no file has such a name")
+        raise DataError("the data path holds a NUL character: no file has such a name [LW101]")
     path = Path(text)
     if path.is_dir():
         return _below(path), False
@@ -109,9 +111,9 @@ def _refuse_missing(path: Path) -> None:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise DataError(f"the data path {_spoken(path)} can't be read: {reason}") from None
+        raise DataError(f"the data path {_spoken(path)} can't be read: {reason} [LW101]") from None
     if not stat.S_ISREG(mode):  # reading a pipe or a device might never end
-        raise DataError(f"the data path {_spoken(path)} is not a file: name a text file, a folder or a pattern")
+        raise DataError(f"the data path {_spoken(path)} is not a file: name a text file, a folder or a pattern [LW101]")
 
 
 def _below(folder: Path, *, suffix: str = "", without: frozenset[str] = frozenset()) -> dict[str, Path]:
@@ -119,7 +121,7 @@ def _below(folder: Path, *, suffix: str = "", without: frozenset[str] = frozense
     found: dict[str, Path] = {}
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"the folder {_spoken(error.filename)} can't be read: {error.strerror}") from None
+        raise DataError(f"the folder {_spoken(error.filename)} can't be read: {error.strerror} [LW101]") from None
 
     for here, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if name not in without and not name.startswith(".")]
@@ -136,7 +138,9 @@ def _standard_library() -> dict[str, Path]:
     # How this one interpreter was built says nothing about the language.
     found = {name: path for name, path in found.items() if not name.startswith("_sysconfigdata")}
     if not found:
-        raise DataError(f"this Python has no source of its standard library at {_spoken(folder)}: give a data path")
+        raise DataError(
+            f"this Python has no source of its standard library at {_spoken(folder)}: give a data path [LW101]"
+        )
     return found
 
 
@@ -157,12 +161,12 @@ def _contents(found: dict[str, Path], named: bool) -> tuple[dict[str, bytes], in
         try:
             content = found[name].read_bytes()
         except OSError as error:
-            raise DataError(f"the data file {_spoken(found[name])} can't be read: {error.strerror}") from None
+            raise DataError(f"the data file {_spoken(found[name])} can't be read: {error.strerror} [LW101]") from None
         if b"\0" not in content:
             contents[name] = content
         elif named:
             at = content.index(b"\0")
-            raise DataError(f"the data file {_spoken(found[name])} is not text: it has a NUL byte at {at}")
+            raise DataError(f"the data file {_spoken(found[name])} is not text: it has a NUL byte at {at} [LW101]")
         else:
             skipped += 1
     return contents, skipped

@@ -76,7 +76,7 @@ class Batches:
     def steps_per_epoch(self) -> int:
         """Steps that show each sample once; at least 1."""
         if self.length == 0:
-            raise DataError(f"{type(self.dataset).__name__} holds no sample: there is nothing to train on")
+            raise DataError(f"{type(self.dataset).__name__} holds no sample: there is nothing to train on [LW102]")
         return math.ceil(self.length / (self.micro_batches * self.batch_size))
 
     @property
@@ -137,7 +137,7 @@ class Batches:
             shape = f"{len(pair)} parts" if isinstance(pair, tuple | list) else type(pair).__name__
             raise DataError(
                 f"a micro-batch must be a pair (inputs, targets), {type(self.dataset).__name__} gave {shape}: "
-                f"return pairs from the dataset or make one in collate_fn"
+                f"return pairs from the dataset or make one in collate_fn [LW104]"
             )
         inputs, targets = aligned(pair[0]), aligned(pair[1])
         return Batch(inputs, targets, weight_of(targets, len(numbers)), len(numbers))
@@ -157,7 +157,7 @@ class TextData(Dataset[tuple[Tensor, Tensor]]):
         part: Literal["train", "held_out"] = "train",
     ) -> None:
         if part not in ("train", "held_out"):
-            raise DataError(f'part must be "train" or "held_out", got {part!r}')
+            raise DataError(f'part must be "train" or "held_out", got {part!r} [LW002]')
         self.corpus = source if isinstance(source, Corpus) else Corpus.read(source, sequence_length)
         self.sequence_length = sequence_length
         self.part = part
@@ -206,7 +206,7 @@ def weight_of(targets: Any, samples: int) -> int:
     if isinstance(targets, Tensor) and not targets.is_floating_point() and targets.dtype not in _NOT_CLASSES:
         samples = int((targets != IGNORED).sum())
     if samples > WEIGHT_MOST:
-        raise DataError(f"a micro-batch weighs at most {WEIGHT_MOST} targets, got {samples}: lower batch_size")
+        raise DataError(f"a micro-batch weighs at most {WEIGHT_MOST} targets, got {samples}: lower batch_size [LW105]")
     return samples
 
 
@@ -216,13 +216,17 @@ _NOT_CLASSES = (torch.bool, torch.complex32, torch.complex64, torch.complex128)
 def _checked_length(dataset: Any) -> int:
     name = type(dataset).__name__
     if isinstance(dataset, DataLoader):
-        raise DataError("data must be a map-style dataset, got a DataLoader: pass its .dataset (and its collate_fn)")
+        raise DataError(
+            "data must be a map-style dataset, got a DataLoader: pass its .dataset (and its collate_fn) [LW103]"
+        )
     if isinstance(dataset, IterableDataset):
-        raise DataError(f"data must be map-style, {name} is an IterableDataset: give it __len__ and __getitem__")
+        raise DataError(
+            f"data must be map-style, {name} is an IterableDataset: give it __len__ and __getitem__ [LW103]"
+        )
     if isinstance(dataset, Mapping) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
         raise DataError(
             f"data must be a map-style dataset, got {name}: pass an object with __len__ and __getitem__(number), "
-            f"like a torch Dataset or a list of pairs (inputs, targets)"
+            f"like a torch Dataset or a list of pairs (inputs, targets) [LW103]"
         )
     return len(dataset)
 

@@ -58,7 +58,7 @@ class Bucket:
 class FlatLayout:
     """Moves a model's trainable parameters into one flat float32 array and remembers where each is.
 
-    weights: float32 (size,), on the model's device; the parameters are views of it.
+    weights: float32 (size,), on the model's device; the parameters are views of it. gradient_bytes: without padding.
     Raises ConfigError for a model without trainable parameters, with other dtypes than float32, or on several devices.
     """
 
@@ -78,6 +78,7 @@ class FlatLayout:
         if offset > begin:
             self.buckets.append(Bucket(begin, offset))
         self.size = offset
+        self.gradient_bytes = 4 * sum(slot.count for slot in self.slots)
         self.device = trainable[0][1].device
         self.weights = torch.zeros(offset, dtype=torch.float32, device=self.device)
         self._move_in()
@@ -189,13 +190,13 @@ def _is_dense(tensor: Tensor) -> bool:
 
 def _check(trainable: list[tuple[str, nn.Parameter]]) -> None:
     if not trainable:
-        raise ConfigError("the model has no parameter with requires_grad; there is nothing to train")
+        raise ConfigError("the model has no parameter with requires_grad; there is nothing to train [LW201]")
     for name, parameter in trainable:
         if parameter.dtype != torch.float32:
             raise ConfigError(
                 f"parameter {name} is {parameter.dtype}; lightwatch trains float32 parameters: "
-                "keep them float32 and use torch.autocast in forward for lower precision"
+                "keep them float32 and use torch.autocast in forward for lower precision [LW202]"
             )
     devices = {str(p.device) for _, p in trainable}
     if len(devices) > 1:
-        raise ConfigError(f"parameters lie on {sorted(devices)}; a sphere is one device: move the model to one")
+        raise ConfigError(f"parameters lie on {sorted(devices)}; a sphere is one device: move the model to one [LW203]")

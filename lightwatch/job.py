@@ -48,7 +48,7 @@ def run_script(script: Sequence[str], seed: int) -> None:
         runpy.run_path(script[0], run_name="__main__")
     except SystemExit as leaving:
         if leaving.code not in (None, 0):
-            raise StateError(f"{script[0]} left with {leaving.code!r} before its training ended") from None
+            raise StateError(f"{script[0]} left with {leaving.code!r} before its training ended [LW802]") from None
     finally:
         sys.argv, sys.path[:] = argv, path
 

@@ -38,7 +38,7 @@ class Law:
             return self.none_is
         stored = self._typed(value)
         if stored is None or not self._in_range(stored):
-            raise ConfigError(f"{name} must be {self}, got {shown(value)}")
+            raise ConfigError(f"{name} must be {self}, got {shown(value)} [LW002]")
         return stored
 
     def _typed(self, value: object) -> int | float | str | None:
@@ -141,7 +141,7 @@ class Section:
     def from_dict(cls, values: Mapping[str, object]) -> Self:
         """Make the section from a mapping; what is missing has its default. Raises ConfigError."""
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{cls.__name__} needs a table of names and values, got {shown(values)}")
+            raise ConfigError(f"{cls.__name__} needs a table of names and values, got {shown(values)} [LW002]")
         return cls(**{str(name): value for name, value in values.items()})
 
 
@@ -150,4 +150,6 @@ def refuse_unknown(where: str, given: Iterable[str], known: tuple[str, ...]) -> 
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)
-            raise ConfigError(f"{where} has no {shown(name).removesuffix(' (str)')}; the nearest known is {near[0]!r}")
+            raise ConfigError(
+                f"{where} has no {shown(name).removesuffix(' (str)')}; the nearest known is {near[0]!r} [LW003]"
+            )

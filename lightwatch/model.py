@@ -40,7 +40,7 @@ class GPT(nn.Module):
         if tokens.dim() != 2 or tokens.shape[1] > self.config.context:
             raise DataError(
                 f"GPT takes tokens of shape (batch, length) with length <= context {self.config.context}, "
-                f"got {tuple(tokens.shape)}"
+                f"got {tuple(tokens.shape)} [LW208]"
             )
         x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]  # (batch, length, width)
         x = self.dropout(x)

@@ -37,5 +37,5 @@ def move(now: TrainingStatus, then: TrainingStatus) -> TrainingStatus:
     """`then`, if it may follow `now`. Raises StateError, which lists what may."""
     if then not in MOVES[now]:
         legal = ", ".join(sorted(s.name for s in MOVES[now]))
-        raise StateError(f"a trainer that is {now.name} can't become {then.name}; legal from here: {legal}")
+        raise StateError(f"a trainer that is {now.name} can't become {then.name}; legal from here: {legal} [LW807]")
     return then

@@ -55,7 +55,9 @@ def broadcast_state(groups: Groups, tensors: Mapping[str, torch.Tensor], holder:
     if refusal:
         raise StateRefused(refusal)
     if refusals:
-        raise StateRefused(f"{refusals} other sphere(s) refused the state of the first one; nothing was taken anywhere")
+        raise StateRefused(
+            f"{refusals} other sphere(s) refused the state of the first one; nothing was taken anywhere [LW403]"
+        )
     hashes = json.loads(manifest)["sha256"]
     received = _pass_on(groups, state, sum(tensor.nbytes for tensor in tensors.values()), hashes)
     _count(groups, False)
@@ -124,17 +126,20 @@ def _compare(groups: Groups, manifest: bytes, tensors: Mapping[str, torch.Tensor
     who = f"sphere {groups.me.sphere} ({groups.me.path})"
     offered = json.loads(manifest)
     if offered["format"] != FORMAT:
-        return f"{who} reads format {FORMAT}, the state comes in format {offered['format']}; run one release everywhere"
+        theirs = offered["format"]
+        return f"{who} reads format {FORMAT}, the state comes in format {theirs}; run one release everywhere [LW506]"
     own = _shapes(tensors)
     theirs = offered["tensors"]
     for mine, other in zip(own, theirs, strict=False):
         if mine != other:
             return (
                 f"{who} holds {_said(mine)}, the first sphere offers {_said(other)}; "
-                "the old weights are kept: build the same model everywhere"
+                "the old weights are kept: build the same model everywhere [LW403]"
             )
     if len(own) != len(theirs):
-        return f"{who} holds {len(own)} tensors, the first sphere offers {len(theirs)}; the old weights are kept"
+        return (
+            f"{who} holds {len(own)} tensors, the first sphere offers {len(theirs)}; the old weights are kept [LW403]"
+        )
     return ""
 
 
@@ -177,5 +182,5 @@ def _corrupted(groups: Groups, what: str) -> ChunkCorrupted:
     source = groups.plans[0].members[0]
     return ChunkCorrupted(
         f"sphere {groups.me.sphere} ({groups.me.path}) received from sphere {source.sphere} ({source.path}) {what}; "
-        "it was not passed on and the old state is kept"
+        "it was not passed on and the old state is kept [LW304]"
     )

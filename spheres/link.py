@@ -80,7 +80,9 @@ class Link:
             not re.fullmatch(r"tcp://([^:/\s]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", address)
             or int(address.rsplit(":", 1)[1]) > 65535
         ):
-            raise ControlSilent(f"{address!r} is no address of a control process; one looks like tcp://127.0.0.1:5555")
+            raise ControlSilent(
+                f"{address!r} is no address of a control process; one looks like tcp://127.0.0.1:5555 [LW006]"
+            )
         self.address = address
         self._hello = hello
         self._beat_s = min(max(silence_s / 10, BEAT_S[0]), BEAT_S[1])
@@ -229,15 +231,15 @@ class Link:
 
     def _check_alive(self) -> None:
         if self._failure is not None:
-            raise LinkBroken(f"the link to control at {self.address} broke: {self._failure}")
+            raise LinkBroken(f"the link to control at {self.address} broke: {self._failure} [LW901]")
         if self._closing:
-            raise LinkBroken(f"the link to control at {self.address} is closed")
+            raise LinkBroken(f"the link to control at {self.address} is closed [LW901]")
 
     def _silence(self, timeout_s: float, to: str) -> str:
         state = "connected, but without the answer" if self._connected else "no connection"
         return (
             f"control at {self.address} did not answer{' ' + to if to else ''} within {timeout_s:g} s ({state}); "
-            "check that it runs, and that the address is its own"
+            "check that it runs, and that the address is its own [LW501]"
         )
 
     def _over(self, generation: Generation) -> RunEnded:

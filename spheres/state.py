@@ -57,7 +57,7 @@ def move(now: Phase, to: Phase) -> Phase:
     if to is now or to in MOVES[now]:
         return to
     legal = ", ".join(sorted(phase.value for phase in MOVES[now])) or "nothing"
-    raise StateError(f"a sphere that is {now.value} can't become {to.value}; from here it may become {legal}")
+    raise StateError(f"a sphere that is {now.value} can't become {to.value}; from here it may become {legal} [LW901]")
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

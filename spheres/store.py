@@ -99,6 +99,6 @@ class LinkStore(Store):
         if not reply.found:
             raise StoreRefused(
                 f"control at {self._link.address} refused {type(message).__name__} in generation {self._generation}: "
-                "its store for groups is full, or the key holds no number"
+                "its store for groups is full, or the key holds no number [LW901]"
             )
         return reply

@@ -60,12 +60,12 @@ def main(run_dir: Path, address: str, path: str, script: Sequence[str] = ()) -> 
         print(error, file=sys.stderr)
         return 1
     except Exception as error:
-        return _fail(link, path, error)
+        return _give_up(link, path, error)
     finally:
         link.close()
 
 
-def _fail(link: Link, path: str, error: Exception) -> int:
+def _give_up(link: Link, path: str, error: Exception) -> int:
     """Tell control what went wrong in one sentence, log the whole, and wait to hear that the run is over."""
     traceback.print_exc()
     usage = isinstance(error, ConfigError | DataError)

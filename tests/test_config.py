@@ -276,11 +276,10 @@ def test_a_file_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
 def test_the_errors_say_whose_fault_it_is() -> None:
     """One root; the user's mistakes are ValueErrors; the end of a run carries its status and reason."""
     assert issubclass(ConfigError, LightwatchError) and issubclass(ConfigError, ValueError)
-    end = RunEnded("failed", "sphere 0/1 was lost")
-    assert (end.status, end.reason) == ("failed", "sphere 0/1 was lost")
-    assert str(end) == "the run has ended: failed (sphere 0/1 was lost)" and str(RunEnded("stopped")).endswith(
-        "stopped"
-    )
+    end = RunEnded("failed", "sphere 0/1 was lost [LW406]")
+    assert (end.status, end.reason, end.code) == ("failed", "sphere 0/1 was lost [LW406]", "LW406")
+    assert str(end) == "the run has ended (failed): sphere 0/1 was lost [LW406]"
+    assert str(RunEnded("stopped")) == "the run has ended (stopped)" and RunEnded("stopped").code == ""
     assert pickle.loads(pickle.dumps(end)).reason == end.reason
 
 

@@ -121,7 +121,7 @@ def test_the_sentence_names_field_expected_and_got() -> None:
     for make, sentence in cases:
         with pytest.raises(ConfigError) as caught:
             make()
-        assert str(caught.value) == sentence
+        assert str(caught.value) == f"{sentence} [LW002]"
 
 
 def test_a_long_or_strange_value_is_shown_short_and_on_one_line() -> None:

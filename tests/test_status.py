@@ -38,7 +38,7 @@ def test_a_move_is_legal_or_refused_with_what_would_be(now: str, then: str) -> N
     with pytest.raises(StateError) as error:
         move(present, wanted)
     legal = ", ".join(sorted(TABLE[now]))
-    assert str(error.value) == f"a trainer that is {now} can't become {then}; legal from here: {legal}"
+    assert str(error.value) == f"a trainer that is {now} can't become {then}; legal from here: {legal} [LW807]"
 
 
 def test_the_table_has_every_state() -> None:

@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         sentence = re.sub(r"^argument (\S+): ", lambda found: f"{found[1].split('/')[0]}: ", message)
-        raise ConfigError(f"{sentence}; see `{self.prog} --help`")
+        raise ConfigError(f"{sentence}; see `{self.prog} --help` [LW001]")
 
 
 def build_parser(version: str) -> Parser:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import ConfigError, LightwatchError
+from ..errors import ConfigError, LightwatchError, told
 from ..files import write_whole
 from .alone import AloneRun
 from .closing import tell_end
@@ -51,7 +51,7 @@ def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: s
             settings.folder.release()
             write_whole(settings.folder.summary, as_text(summary).encode())
         except OSError as error:
-            terminal.complain(f"summary.json can't be written: {error.strerror or error}")
+            terminal.complain(f"summary.json can't be written: {error.strerror or error} [LW601]")
             code = code or 1
     tell_end(terminal, settings.folder, summary)
     terminal.emit(summary)
@@ -74,7 +74,7 @@ class TreeRun:
             self._settings.folder.unmake()
             raise
         except (LightwatchError, OSError) as error:
-            ended = Ended(str(error))
+            ended = Ended(told(error))
         return facts_from_ledger(self._settings, ended, tuple(self.signals.received))
 
 

@@ -6,7 +6,6 @@ here, never a folder that was there before.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, LightwatchError
+from ..errors import DISK_ERRORS, ConfigError, LightwatchError
 from ..files import write_whole
 
 RUNS = "runs"
@@ -86,16 +85,16 @@ class RunFolder:
         if out is None:
             return cls(Path(RUNS, f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{run_id}").absolute(), run_id)
         if out == "" or "\0" in out:
-            raise ConfigError(f"--out needs a folder's name, got {out!r}")
+            raise ConfigError(f"--out needs a folder's name, got {out!r} [LW001]")
         folder = Path(out).absolute()
         try:
             if folder.is_dir():
                 _refuse_unless_empty(folder)
             elif os.path.lexists(folder):
-                raise ConfigError(f"--out {out}: this is not a folder; name a new one or an empty one")
+                raise ConfigError(f"--out {out}: this is not a folder; name a new one or an empty one [LW602]")
             _refuse_unless_writable(folder)
         except OSError as error:
-            raise ConfigError(f"--out {out}: {error.strerror or error}; name another folder") from None
+            raise ConfigError(f"--out {out}: {error.strerror or error}; name another folder [LW602]") from None
         return cls(folder, run_id)
 
     def make(self, config: str) -> None:
@@ -110,8 +109,10 @@ class RunFolder:
             write_whole(self.reserve, b"kept free for summary.json\n".ljust(RESERVED_BYTES))
         except OSError as error:
             self.unmake()
-            kind = DiskError if is_disk_trouble(error) else ConfigError
-            raise kind(f"the run's folder {self.path} can't be made: {error.strerror or error}") from None
+            what = f"the run's folder {self.path} can't be made: {error.strerror or error}"
+            if is_disk_trouble(error):
+                raise DiskError(f"{what} [LW601]") from None
+            raise ConfigError(f"{what} [LW602]") from None
 
     def unmake(self) -> None:
         """Undo `make`, and what control and the host have put there: for a run that was refused before it began."""
@@ -133,7 +134,9 @@ def newest_run() -> RunFolder:
     """The newest run's folder under ./runs; raises ConfigError if there is none."""
     found = [path for path in Path(RUNS).glob("*/") if (path / "config.toml").is_file()]
     if not found:
-        raise ConfigError(f"there is no run under ./{RUNS}; name a run's folder or give --control tcp://HOST:PORT")
+        raise ConfigError(
+            f"there is no run under ./{RUNS}; name a run's folder or give --control tcp://HOST:PORT [LW603]"
+        )
     return existing_run(str(max(found, key=lambda path: (path / "config.toml").stat().st_mtime_ns)))
 
 
@@ -142,13 +145,13 @@ def existing_run(name: str) -> RunFolder:
     folder = RunFolder(Path(name), "")
     try:
         if not folder.path.is_dir():
-            raise ConfigError(f"{name}: there is no such folder; name the folder of a run")
+            raise ConfigError(f"{name}: there is no such folder; name the folder of a run [LW603]")
         if not folder.config.is_file() and not folder.address.is_file():
-            raise ConfigError(f"{name}: this is not the folder of a run (it has no config.toml)")
+            raise ConfigError(f"{name}: this is not the folder of a run (it has no config.toml) [LW603]")
     except (OSError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{name!r}: {error}") from None
+        raise ConfigError(f"{name!r}: {error} [LW603]") from None
     return folder
 
 
@@ -163,20 +166,22 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def is_disk_trouble(error: OSError) -> bool:
     """Whether the disk, and not the user's input, is to blame."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    return error.errno in DISK_ERRORS
 
 
 def _refuse_unless_empty(folder: Path) -> None:
     with os.scandir(folder) as entries:
         inside = next(entries, None)
     if inside is not None:
-        raise ConfigError(f"--out {folder}: the folder is not empty (it holds {inside.name}); name a new or empty one")
+        raise ConfigError(
+            f"--out {folder}: the folder is not empty (it holds {inside.name}); name a new or empty one [LW602]"
+        )
 
 
 def _refuse_unless_writable(folder: Path) -> None:
     """Look at the nearest folder that exists: there the new one will be made."""
     nearest = next(path for path in [folder, *folder.parents] if path.exists())
     if not nearest.is_dir():
-        raise ConfigError(f"--out {folder}: {nearest} is not a folder; name another one")
+        raise ConfigError(f"--out {folder}: {nearest} is not a folder; name another one [LW602]")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ConfigError(f"--out {folder}: no permission to write in {nearest}; name another folder")
+        raise ConfigError(f"--out {folder}: no permission to write in {nearest}; name another folder [LW602]")

@@ -12,7 +12,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from ..errors import ConfigError, LightwatchError
+from ..errors import ConfigError, LightwatchError, coded
 from .processes import Child, last_line, spoken_end, start_child
 from .rows import Tail
 from .settings import Settings
@@ -46,7 +46,7 @@ class Launch:
         self._stop_ordered = False
         self._trouble_at_s: float | None = None
         self._stopped_at_s: float | None = None
-        self._trouble = ""
+        self._amiss = ""
         self._unfinished = b""
         self._host_talks = True
         self._begun = self._trained = False
@@ -59,7 +59,7 @@ class Launch:
             control, address = self._start_control()
             stack.callback(control.end)
             if self._signals.received:
-                return Ended("a signal ended the run before it began", before_it_began=True)
+                return Ended(before_it_began=True)
             self._view.opened(address)
             host = self._start_host(address)
             stack.callback(host.end)
@@ -118,11 +118,11 @@ class Launch:
                 self._stop_ordered = True
             elif do is Do.FINISH:
                 self._read_host(host)
-                return Ended(self._trouble)
+                return Ended(self._amiss)
             elif do is Do.KILL:
                 log.info("ending all processes: %s", reason)
                 at_once = len(self._signals.received) > 1
-                return Ended(reason if at_once or not self._trouble else self._trouble, at_once)
+                return Ended(reason if at_once or not self._amiss else self._amiss, at_once)
 
     def _look(self, control: Child, host: Child) -> Seen:
         """What is so now; the first thing amiss is kept as a sentence."""
@@ -132,9 +132,9 @@ class Launch:
         if (control_code, host_code) != (None, None) and self._trouble_at_s is None:
             self._trouble_at_s = time.monotonic()
         if control_code:  # where the ledger has no end, this is why; spheres that ended before were only told to
-            self._trouble = self._trouble_of(control, control_code)
-        elif host_code and not self._trouble:
-            self._trouble = self._trouble_of(host, host_code)
+            self._amiss = self._trouble_of(control, control_code)
+        elif host_code and not self._amiss:
+            self._amiss = self._trouble_of(host, host_code)
         return Seen(
             signals=tuple(self._signals.received),
             stop_ordered=self._stop_ordered,
@@ -158,7 +158,8 @@ class Launch:
     def _trouble_of(self, child: Child, code: int) -> str:
         said = last_line(child.log) if code > 0 else ""  # killed, it had no last word
         name = "the host of the spheres" if child.name == "spheres" else child.name
-        return f"{name} (pid {child.pid}) {spoken_end(code)}{': ' if said else ''}{said}"
+        sentence = f"{name} (pid {child.pid}) {spoken_end(code)}{': ' if said else ''}{said}"
+        return coded(sentence, "LW410" if child.name == "spheres" else "LW502")
 
     def _read_host(self, host: Child) -> None:
         """Take in what the host has reported so far."""
@@ -189,6 +190,5 @@ class Launch:
             if code and self._trouble_at_s is None:
                 self._trouble_at_s = time.monotonic()
                 said = last_line(self._folder.log(item["exited"]), records=False)
-                self._trouble = f"sphere {item['exited']} (pid {item['pid']}) {spoken_end(code)}" + (
-                    f": {said}" if said and code > 0 else ""
-                )
+                what = f"sphere {item['exited']} (pid {item['pid']}) {spoken_end(code)}"
+                self._amiss = coded(f"{what}: {said}" if said and code > 0 else what, "LW406")

@@ -12,7 +12,7 @@ import sys
 import traceback
 
 from .. import __version__
-from ..errors import ConfigError, DataError, LightwatchError
+from ..errors import ConfigError, DataError, told
 from .arguments import parse
 from .terminal import Terminal
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     except BaseException as error:
         if debug:
             traceback.print_exc()
-        Terminal().complain(sentence(error))
+        Terminal().complain(told(error))
         return USAGE if is_users(error) else FAILED
     finally:
         _flush()
@@ -63,17 +63,6 @@ def is_users(error: BaseException) -> bool:
     from .._beside import ForeignPackageError
 
     return isinstance(error, ConfigError | DataError | ForeignPackageError)
-
-
-def sentence(error: BaseException) -> str:
-    """What the user reads of an error: ours speak for themselves, others are named."""
-    controls = sys.modules.get("control.errors")  # not imported: it can't be what was raised
-    if isinstance(error, LightwatchError) or (controls and isinstance(error, controls.ControlError)):
-        return str(error)
-    if isinstance(error, OSError):
-        where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror or error}{where}"
-    return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
 def _flush() -> None:

@@ -34,7 +34,7 @@ def refuse_unreachable(where: Where) -> None:
         assert where.folder is not None
         raise ConfigError(
             f"{where.folder.path}: this run is one process without control, so it takes no orders; "
-            f"Ctrl-C or SIGTERM stops it"
+            f"Ctrl-C or SIGTERM stops it [LW512]"
         )
     if summary is not None:
-        raise HasEnded(f"the run has ended: {summary.get('status')} at version {summary.get('version')}")
+        raise HasEnded(f"the run has ended: {summary.get('status')} at version {summary.get('version')} [LW511]")

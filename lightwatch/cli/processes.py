@@ -18,7 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ..errors import code_of, coded
+
 _RECORD = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:,]+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
+
+SAID_MOST = 300
+"""Letters of a log's last line that go into a sentence."""
 
 PACKAGES = Path(__file__).resolve().parents[2]
 """The folder that holds `lightwatch`, and so `control` and `spheres`."""
@@ -111,7 +116,8 @@ def spoken_end(code: int) -> str:
 def last_line(log: Path, *, records: bool = True) -> str:
     """The last line that says something, for a sentence; empty if there is none.
 
-    A log record is told without its time and level; with `records` off it says nothing: what raised is wanted.
+    A log record is told without its time and level; with `records` off it says nothing: what raised is wanted. What is
+    too long is cut, but for its code.
     """
     try:
         with log.open("rb") as file:
@@ -121,4 +127,7 @@ def last_line(log: Path, *, records: bool = True) -> str:
         return ""
     line = next((line.strip() for line in reversed(lines) if line.strip()), "")
     text = _RECORD.sub("", line)
-    return text[:300] if records or text == line else ""
+    if not records and text != line:
+        return ""
+    cut, code = text if len(text) <= SAID_MOST else f"{text[:SAID_MOST]}…", code_of(text)
+    return coded(cut, code) if code else cut

@@ -16,11 +16,11 @@ def sample(arguments: argparse.Namespace) -> int:
     """Write prompt and continuation to stdout. Raises ConfigError, DataError."""
     folder = existing_run(arguments.dir)
     if not folder.model.is_file():
-        raise ConfigError(f"{arguments.dir}: there is no model.safetensors; a run writes it when it ends")
+        raise ConfigError(f"{arguments.dir}: there is no model.safetensors; a run writes it when it ends [LW209]")
     if not 1 <= arguments.length <= LENGTH_MOST:
-        raise ConfigError(f"--length must be 1 to {LENGTH_MOST}, got {arguments.length}")
+        raise ConfigError(f"--length must be 1 to {LENGTH_MOST}, got {arguments.length} [LW002]")
     if not 0 <= arguments.seed < 2**63:
-        raise ConfigError(f"--seed must be 0 to 2^63 - 1, got {arguments.seed}")
+        raise ConfigError(f"--seed must be 0 to 2^63 - 1, got {arguments.seed} [LW002]")
     config = load(folder.config, RunConfig())
     prompt = arguments.prompt.encode("utf-8", "surrogateescape")
     from ..arithmetic import settle_arithmetic

@@ -65,7 +65,7 @@ def resolve(arguments: argparse.Namespace) -> RunConfig:
     """The complete set: preset, then the file, then the flags."""
     run = PRESET if arguments.config is None else load(Path(arguments.config), PRESET)
     if arguments.steps is not None and arguments.steps < 1:
-        raise ConfigError(f"--steps must be at least 1, got {arguments.steps}")
+        raise ConfigError(f"--steps must be at least 1, got {arguments.steps} [LW002]")
     training = {"max_steps": arguments.steps, "seed": arguments.seed, "reduction": arguments.reduction}
     run = merge(
         run,
@@ -74,7 +74,7 @@ def resolve(arguments: argparse.Namespace) -> RunConfig:
         control=control_flags(arguments),
     )
     if run.training.max_steps < 0:
-        raise ConfigError("max_steps is -1, without end: give --steps N or a max_steps of at least 1")
+        raise ConfigError("max_steps is -1, without end: give --steps N or a max_steps of at least 1 [LW002]")
     # Absolute, so that the run's config.toml means the same from any folder.
     return merge(run, data={"path": os.path.abspath(run.data.path)}) if run.data.path else run
 
@@ -108,7 +108,9 @@ def refuse_clashing_logs(paths: tuple[str, ...]) -> None:
         names = path.split("/")
         for depth in range(1, len(names)):
             if "/".join(names[:depth]) in files:
-                raise ConfigError(f"tree: {'/'.join(names[:depth])!r} is also the name of a log; choose another name")
+                raise ConfigError(
+                    f"tree: {'/'.join(names[:depth])!r} is also the name of a log; choose another name [LW402]"
+                )
 
 
 def refuse_busy_port(listen: str) -> None:
@@ -123,7 +125,9 @@ def refuse_busy_port(listen: str) -> None:
             probe.bind((host.strip("[]"), int(port)))
         except OSError as error:
             reason = "the port is in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
-            raise ConfigError(f"--listen {listen}: {reason}; choose another, or leave it out for a free one") from None
+            raise ConfigError(
+                f"--listen {listen}: {reason}; choose another, or leave it out for a free one [LW504]"
+            ) from None
 
 
 def refuse_full_disk(folder: Path, model: GPTConfig) -> None:
@@ -132,7 +136,9 @@ def refuse_full_disk(folder: Path, model: GPTConfig) -> None:
     need = 2 * 4 * parameters(model) + (1 << 20)
     free = shutil.disk_usage(nearest).free
     if free < need:
-        raise DiskError(f"the disk under {nearest} is too full: {free:,} bytes are free, the run needs {need:,}")
+        raise DiskError(
+            f"the disk under {nearest} is too full: {free:,} bytes are free, the run needs {need:,} [LW601]"
+        )
 
 
 def parameters(model: GPTConfig) -> int:
@@ -146,7 +152,7 @@ def read_text(run: RunConfig) -> TextFacts:
     try:
         corpus = Corpus.read(run.data.path, run.data.sequence_length)
     except OSError as error:
-        raise DataError(f"--data {run.data.path[:80]}: {error.strerror or error}") from None
+        raise DataError(f"--data {run.data.path[:80]}: {error.strerror or error} [LW101]") from None
     where = run.data.path or "the standard library's source"
     bits = 8 * len(zlib.compress(corpus.held_out, 9)) / len(corpus.held_out) if corpus.held_out else None
     return TextFacts(f"{where}: {corpus}", corpus.fingerprint, bits)
@@ -154,5 +160,5 @@ def read_text(run: RunConfig) -> TextFacts:
 
 def _given_path(text: str) -> str:
     if text == "":
-        raise ConfigError("--data needs a path; leave it out for the standard library's source")
+        raise ConfigError("--data needs a path; leave it out for the standard library's source [LW001]")
     return text

@@ -46,13 +46,13 @@ class Seen:
 def decide(seen: Seen, now_s: float) -> tuple[Do, str]:
     """The next move and its reason (empty where there is nothing to explain)."""
     if len(seen.signals) > 1:
-        return Do.KILL, "a second signal ended the run at once"
+        return Do.KILL, "a second signal ended the run at once [LW514]"
     if seen.control_code is not None and seen.host_code is not None:
         return Do.FINISH, ""
     if seen.trouble_at_s is not None and now_s - seen.trouble_at_s > patience_s(seen):
         return Do.KILL, _overdue(seen)
     if seen.control_stopped_s > STOPPED_MOST_S:
-        return Do.KILL, f"control has been a stopped process (SIGSTOP) for {STOPPED_MOST_S:g} s"
+        return Do.KILL, f"control has been a stopped process (SIGSTOP) for {STOPPED_MOST_S:g} s [LW501]"
     if seen.signals and not seen.stop_ordered:
         return Do.ORDER_STOP, signal.Signals(seen.signals[0]).name
     return Do.WAIT, ""
@@ -67,10 +67,10 @@ def patience_s(seen: Seen) -> float:
 
 def _overdue(seen: Seen) -> str:
     if not seen.begun:
-        return "no sphere was started"
+        return "no sphere was started [LW410]"
     if seen.control_code is None:
-        return "control did not end the run"
-    return "the spheres did not leave after control had ended"
+        return "control did not end the run [LW501]"
+    return "the spheres did not leave after control had ended [LW410]"
 
 
 def exit_code(status: str, *, usage: bool = False, signals: tuple[int, ...] = ()) -> int:

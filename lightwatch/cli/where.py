@@ -36,7 +36,7 @@ def find(arguments: argparse.Namespace) -> Where:
     """The run that the command line means. Raises ConfigError."""
     if arguments.control is not None:
         if arguments.dir is not None:
-            raise ConfigError("give a folder or --control, not both")
+            raise ConfigError("give a folder or --control, not both [LW001]")
         from control.config import check_connect
         from control.errors import ControlError
 

@@ -29,7 +29,7 @@ def test_a_path_that_is_taken_is_refused_by_who_has_it() -> None:
 
 def test_another_run_is_refused_with_both_ids() -> None:
     """A sphere that knocks at the wrong control hears so."""
-    assert Play("0").hello("0", run_id="other") == "sphere 0: its run is 'other', this control's is 'run'"
+    assert Play("0").hello("0", run_id="other") == "sphere 0: its run is 'other', this control's is 'run' [LW405]"
 
 
 def test_the_same_process_gets_its_old_seat_back() -> None:

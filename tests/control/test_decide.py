@@ -19,7 +19,7 @@ def test_a_lost_sphere_ends_the_run_with_who_where_and_why() -> None:
     play.wait(BLAME_S + 0.01)
     assert play.ended.status == "failed"
     assert play.ended.reason == (
-        "sphere 1 (pid 101 on here) was lost at version 3 while reducing: its connection closed"
+        "sphere 1 (pid 101 on here) was lost at version 3 while reducing: its connection closed [LW406]"
     )
     assert play.told(End) == {1: End(status="failed", reason=play.ended.reason)}
 

@@ -54,7 +54,8 @@ def test_an_order_that_the_end_overtook_is_refused(control: ControlProcess, sphe
         for sphere in (first, second):
             sphere.closed(1)
         thread.join(5.0)
-        assert isinstance(results[0], OrderRefused) and "has ended (completed)" in str(results[0])
+        assert isinstance(results[0], OrderRefused) and "has ended (completed: " in str(results[0])
+        assert results[0].code == "LW511"
 
 
 def test_the_same_request_acts_once(control: ControlProcess, spheres: Spheres) -> None:

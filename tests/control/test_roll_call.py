@@ -130,7 +130,7 @@ def test_a_later_generation_deals_exactly_what_the_kept_sums_lack(answers: list[
     begun = carry_on(play.state, readys)
     holders = {sphere: ready for sphere, ready in readys.items() if ready.holds_state}
     if not holders:
-        assert begun == "no sphere of the last running generation holds a state: nothing to carry on from"
+        assert begun == "no sphere of the last running generation holds a state: nothing to carry on from [LW406]"
         return
     assert isinstance(begun, GenerationBegun)
     highest = max(ready.position for ready in holders.values())

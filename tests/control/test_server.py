@@ -115,7 +115,8 @@ def test_a_port_in_use_is_one_sentence_and_code_2(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "control", "--dir", str(tmp_path), "--run-id", "run", "--listen", listen]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
         assert done.returncode == 2
-        assert done.stderr == f"control: control can't listen at {listen}: the port is in use; give another --listen\n"
+        sentence = f"control can't listen at {listen}: the port is in use; give another --listen [LW504]"
+        assert done.stderr == f"control: {sentence}\n"
         with pytest.raises(ControlError, match="the port is in use"):
             ControlProcess(tmp_path, run_id="run", listen=listen)
 
@@ -149,7 +150,7 @@ def test_it_ends_with_the_pipe_that_its_launcher_holds(
     control.process.stdin.close()
     assert control.wait(3.0) == 1
     record = read_record(tmp_path / "ledger.db")
-    assert (record.status, record.reason) == ("failed", "the launcher died")
+    assert (record.status, record.reason) == ("failed", "the launcher died [LW514]")
 
 
 def test_a_killed_control_leaves_a_ledger_that_can_be_read(
@@ -179,7 +180,8 @@ def test_a_sphere_whose_connection_closes_ends_the_run_with_one_line(
     end = second.expect(End)
     assert time.monotonic() - began < 2.0
     where = f"sphere 0 (pid {os.getpid()} on {socket.gethostname()})"
-    assert end == End(status="failed", reason=f"{where} was lost at version 0 while computing: its connection closed")
+    why = f"{where} was lost at version 0 while computing: its connection closed [LW406]"
+    assert end == End(status="failed", reason=why)
     second.leave()
     assert control.wait(5.0) == 1
     record = read_record(tmp_path / "ledger.db")
