@@ -29,6 +29,7 @@ from .events import (
 )
 from .protocol import End, Go, Orders, Row, Tick, View
 from .state import ControlStatus, Order, Seat, State, Told, moved
+from .totals import booked, closed, held_up, wait_s
 from .versions import founded, reported
 
 REQUESTS_KEPT = 1024
@@ -41,7 +42,8 @@ def apply(state: State, event: Event) -> State:
             if event.sphere != state.next_sphere:
                 raise IllegalMove(f"sphere {event.sphere} came; the next id is {state.next_sphere}")
             seat = Seat(sphere=event.sphere, hello=event.hello, heard_s=event.at_s)
-            return replace(_seated(state, seat), next_sphere=event.sphere + 1)
+            sphere_at = {**state.sphere_at, seat.path: event.sphere}
+            return replace(_seated(state, seat), sphere_at=sphere_at, next_sphere=event.sphere + 1)
         case SphereReturned():
             seat = state.seats[event.sphere]
             told = Told(tick=seat.told.tick)  # Ticks are counted on: a sphere drops a number it has heard.
@@ -60,7 +62,8 @@ def apply(state: State, event: Event) -> State:
         case SphereReported():
             return _with_row(state, event)
         case SphereClosed():
-            return _seated(state, replace(_heard(state, event.sphere, event.at_s), closed=event.closed))
+            seat = _heard(state, event.sphere, event.at_s)
+            return _seated(state, replace(seat, closed=event.closed, account=closed(seat.account, event.closed)))
         case SphereFailed():
             return _seated(state, replace(_heard(state, event.sphere, event.at_s), failed=event.failed))
         case Sent():
@@ -97,10 +100,13 @@ def _beaten(state: State, event: SphereBeat) -> Seat:
 
 
 def _with_row(state: State, event: SphereReported) -> State:
-    seat = _heard(state, event.sphere, event.at_s)
-    seat = replace(seat, version=max(seat.version, event.row.version), seconds=event.row.seconds)
-    versions = reported(state.versions, event.sphere, event.row, state.exact)
-    return replace(_seated(state, seat), versions=versions)
+    row, seat = event.row, _heard(state, event.sphere, event.at_s)
+    account = booked(seat.account, row)
+    seats = {**state.seats, seat.sphere: replace(seat, version=max(seat.version, row.version), account=account)}
+    last = state.seat_at(row.slowest) if row.slowest is not None and account is not seat.account else None
+    if last is not None and last.sphere != seat.sphere:
+        seats[last.sphere] = replace(last, account=held_up(last.account, wait_s(row)))
+    return replace(state, seats=seats, versions=reported(state.versions, event.sphere, row, state.exact))
 
 
 def _told(state: State, event: Sent) -> Told:

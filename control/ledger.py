@@ -40,6 +40,8 @@ from .events import (
     SphereReported,
 )
 from .protocol import Row
+from .record import TOTALS
+from .status import Totals
 
 SCHEMA_VERSION = 1
 
@@ -81,7 +83,7 @@ class Ledger:
             connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
         except sqlite3.Error as error:
             os.close(lock)
-            raise LedgerError(f"ledger {path}: can't be opened: {error}") from None
+            raise LedgerError(f"ledger {path}: can't be opened: {error} [LW521]") from None
         ledger = cls(path, connection, lock)
         try:
             ledger._prepare(run_id)
@@ -95,13 +97,15 @@ class Ledger:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.executescript(SCHEMA)
         except sqlite3.Error as error:
-            raise LedgerError(f"ledger {self.path}: can't be used: {error}") from None
+            raise LedgerError(f"ledger {self.path}: can't be used: {error} [LW521]") from None
         known = self.get("run_id")
         if known is not None and known != run_id:
-            raise LedgerError(f"ledger {self.path}: it is of run {known!r}, not of {run_id!r}; take another folder")
+            raise LedgerError(
+                f"ledger {self.path}: it is of run {known!r}, not of {run_id!r}; take another folder [LW522]"
+            )
         schema = self.get("schema")
         if schema is not None and schema != SCHEMA_VERSION:
-            raise LedgerError(f"ledger {self.path}: its form is {schema}, this program's is {SCHEMA_VERSION}")
+            raise LedgerError(f"ledger {self.path}: its form is {schema}, this program's is {SCHEMA_VERSION} [LW522]")
         self.incarnation = int(self.get("incarnation") or 0) + 1
         self._begin(wait_for_disk=True)
         self._set("run_id", run_id)
@@ -143,6 +147,10 @@ class Ledger:
         self._begin(wait_for_disk=False)
         self._set(key, value)
         self.commit()
+
+    def note_totals(self, totals: dict[str, Totals]) -> None:
+        """Note what each path's spheres have done so far, in place of the last such note."""
+        self.set(TOTALS, msgspec.to_builtins(totals))
 
     def get(self, key: str) -> Any:
         """What was noted under `key`, or None."""
@@ -251,7 +259,7 @@ class Ledger:
         try:
             return self._connection.execute(sql, values)
         except sqlite3.Error as error:
-            raise LedgerError(f"ledger {self.path}: {error}; is the disk full?") from None
+            raise LedgerError(f"ledger {self.path}: {error}; is the disk full? [LW601]") from None
 
 
 def now_utc() -> str:
@@ -271,7 +279,7 @@ def _locked(path: Path) -> int:
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise LedgerError(f"ledger {path}: can't be opened: {error.strerror}") from None
+        raise LedgerError(f"ledger {path}: can't be opened: {error.strerror} [LW521]") from None
     try:
         if sys.platform == "linux":  # the descriptor's own: no other one that is closed drops it
             fcntl.fcntl(lock, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, LOCK_BYTE, 1, 0))
@@ -280,6 +288,6 @@ def _locked(path: Path) -> int:
     except OSError as error:
         os.close(lock)
         if error.errno not in (errno.EACCES, errno.EAGAIN):
-            raise LedgerError(f"ledger {path}: can't be locked: {error.strerror}") from None
-        raise LedgerError(f"ledger {path}: another process is writing it; one control a run") from None
+            raise LedgerError(f"ledger {path}: can't be locked: {error.strerror} [LW521]") from None
+        raise LedgerError(f"ledger {path}: another process is writing it; one control a run [LW522]") from None
     return lock

@@ -13,6 +13,10 @@ import msgspec
 
 from .errors import LedgerError
 from .protocol import Closed
+from .status import Totals
+
+TOTALS = "totals"
+"""The note that holds what each path's spheres have done: a dict of path -> Totals."""
 
 UNFINISHED = "unfinished"
 
@@ -89,6 +93,11 @@ class RunRecord:
     """Everything that was noted with `Ledger.set`, and what control notes itself."""
 
     @property
+    def totals(self) -> dict[str, Totals]:
+        """By path, as control last noted them: at the end, and every few seconds before."""
+        return msgspec.convert(self.notes.get(TOTALS, {}), dict[str, Totals])
+
+    @property
     def closing(self) -> Closed | None:
         """The first sphere's closing, by path; all are equal in version and digests if the run did not fail."""
         return self.closings[min(self.closings)] if self.closings else None
@@ -97,12 +106,12 @@ class RunRecord:
 def read_record(path: Path) -> RunRecord:
     """Read `ledger.db`; also after its writer was killed, and while it still writes. Raises LedgerError."""
     if not path.is_file():
-        raise LedgerError(f"ledger {path}: there is no such file")
+        raise LedgerError(f"ledger {path}: there is no such file [LW521]")
     try:
         with closing(_connected(path)) as connection:
             return _read(connection)
     except (sqlite3.Error, KeyError, ValueError, msgspec.MsgspecError) as error:
-        raise LedgerError(f"ledger {path}: can't be read: {error}") from None
+        raise LedgerError(f"ledger {path}: can't be read: {error} [LW521]") from None
 
 
 def _connected(path: Path) -> sqlite3.Connection:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from .admit import Already
+from .delays import slow_link, slowest
 from .epochs import epoch_status
 from .events import (
     Event,
@@ -20,17 +23,20 @@ from .events import (
     SphereReported,
     SphereReturned,
 )
-from .metrics import tokens_per_s
-from .protocol import Answer, Ask, Phase
+from .protocol import Answer, Ask, Phase, Row
 from .protocol import Event as Story
 from .state import Seat, State
-from .status import EpochStatus, SphereStatus, Status
+from .status import EpochStatus, SphereStatus, Status, Throughput, Totals
+from .totals import merged, summed
 from .tree import SphereTree
+from .versions import Pace
 
 
 def status_of(state: State, now_s: float) -> Status:
     """Everything a client sees at once."""
-    row, step_s = state.versions.newest, state.versions.step_s
+    row, step_s, pace = state.versions.newest, state.versions.step_s, state.versions.pace
+    totals = merged(seat.account.totals for seat in state.seats.values())
+    work = _throughput(pace, state.proof.micro_batches if state.proof else 0)
     max_steps = state.proof.max_steps if state.proof else -1
     left = max_steps - state.versions.version
     took = [order.wanted.number for order in state.orders if order.version is not None]
@@ -44,7 +50,7 @@ def status_of(state: State, now_s: float) -> Status:
         max_steps=max_steps,
         loss=row.loss if row else None,
         learning_rate=row.learning_rate if row else None,
-        tokens_per_s=tokens_per_s(row) if row else None,
+        tokens_per_s=work.tokens_per_s,
         step_s=step_s,
         eta_s=left * step_s if step_s is not None and left >= 0 else None,
         order=state.wanted.number,
@@ -53,6 +59,32 @@ def status_of(state: State, now_s: float) -> Status:
         epoch=_epoch(state),
         spheres=[_sphere_status(by_path[path], now_s) for path in state.paths if path in by_path],
         outcome=state.ended.status if state.ended else "",
+        progress=state.versions.progress,
+        throughput=work,
+        updates_per_s=pace.updates / pace.step_s if pace.versions else None,
+        totals=totals,
+        recent=summed(lap for seat in state.seats.values() for lap in seat.account.laps),
+        slowest=slowest({seat.path: seat.account.laps for seat in state.seats.values()}),
+        slow_link=slow_link(totals.round_trips, step_s),
+    )
+
+
+def totals_by_path(state: State) -> dict[str, Totals]:
+    """What each path's spheres have done and waited so far, for the record."""
+    by_path: dict[str, list[Totals]] = {path: [] for path in state.paths}
+    for seat in state.seats.values():
+        by_path.setdefault(seat.path, []).append(seat.account.totals)
+    return {path: merged(several) for path, several in by_path.items() if several}
+
+
+def _throughput(pace: Pace, micro_batches: int) -> Throughput:
+    """Of all spheres together; `micro_batches` a version."""
+    if not pace.versions:
+        return Throughput()
+    return Throughput(
+        samples_per_s=pace.samples / pace.step_s,
+        tokens_per_s=pace.tokens / pace.step_s,
+        micro_batches_per_s=pace.versions * micro_batches / pace.step_s,
     )
 
 
@@ -62,7 +94,8 @@ def _epoch(state: State) -> EpochStatus | None:
 
 
 def _sphere_status(seat: Seat, now_s: float) -> SphereStatus:
-    beat = seat.beat
+    beat, laps, totals = seat.beat, seat.account.laps, seat.account.totals
+    recent = summed(laps)
     phase = beat.phase if beat else Phase.STARTING
     return SphereStatus(
         sphere=seat.sphere,
@@ -76,8 +109,20 @@ def _sphere_status(seat: Seat, now_s: float) -> SphereStatus:
         silent_s=max(now_s - seat.heard_s, 0.0),
         rss_bytes=beat.rss_bytes if beat else 0,
         cpu_s=beat.cpu_s if beat else 0.0,
-        seconds=seat.seconds,
+        seconds=laps[-1].seconds if laps else {},
+        throughput=recent.throughput,
+        sync_share=recent.sync_share,
+        totals=msgspec.structs.replace(totals, traffic=[], round_trips={}),
+        up_bytes=sum(level.up for level in totals.traffic),
+        down_bytes=sum(level.down for level in totals.traffic),
     )
+
+
+def _version_text(row: Row) -> str:
+    """A version in words; a skipped one kept the weights of the one before, and why is told."""
+    if row.skipped:
+        return f"version {row.version} skipped its update: {row.trouble or 'the gradient was no number'}"
+    return f"version {row.version}" + (f" loss {row.loss:.4f}" if row.loss is not None else "")
 
 
 def tree_text(state: State, now_s: float) -> str:
@@ -106,9 +151,10 @@ def answer_late(state: State, request: str, number: int) -> Answer | None:
         return Answer(request=request, ok=True, text=text, number=number, version=order.version)
     if state.ended is None:
         return None
-    version = state.versions.version if state.ended.status != "failed" and order.wanted.stopped else None
-    text = f"{order.what}: the run has ended ({state.ended.status}): {state.ended.reason}"
-    return Answer(request=request, ok=version is not None, text=text, number=number, version=version)
+    end = f"the run has ended ({state.ended.status}: {state.ended.reason})"
+    if state.ended.status != "failed" and order.wanted.stopped:
+        return Answer(request=request, ok=True, text=end, number=number, version=state.versions.version)
+    return Answer(request=request, ok=False, text=f"{order.what}: {end} [LW511]", number=number)
 
 
 def story_of(before: State, event: Event, after: State) -> Story | None:
@@ -117,8 +163,7 @@ def story_of(before: State, event: Event, after: State) -> Story | None:
         case SphereReported(row=row):
             if row.version in before.versions.claims or row.version not in after.versions.claims:
                 return None
-            loss = f" loss {row.loss:.4f}" if row.loss is not None else ""
-            return Story(kind="row", text=f"version {row.version}{loss}", row=row)
+            return Story(kind="row", text=_version_text(row), row=row)
         case SphereCame(hello=hello):
             return Story(kind="sphere", text=f"sphere {hello.path} came (pid {hello.pid} on {hello.host})")
         case SphereReturned(sphere=sphere):

@@ -35,7 +35,7 @@ from .metrics import metrics_line
 from .plan import Decide, Send, plan
 from .protocol import Answer, Ask, FromSphere, Hello, Refused, StoreAdd, StoreDelete, StoreGet, StoreSet, Welcome
 from .rendezvous import Rendezvous
-from .report import answer_late, answer_order, status_of, story_of, tree_text
+from .report import answer_late, answer_order, status_of, story_of, totals_by_path, tree_text
 from .state import ControlStatus, State
 from .watchers import Watchers
 from .wire import decode_at_control, encode
@@ -43,6 +43,7 @@ from .wire import decode_at_control, encode
 log = logging.getLogger("control")
 
 TURN_S = 0.1
+NOTE_EVERY_S = 5.0
 LATE_S = 0.5
 """A turn that took longer counts as so much: control itself was asleep, nobody else was silent."""
 
@@ -85,6 +86,7 @@ class Server:
         self._ledger_broke = False
         self._terms = 0
         self._terms_seen = 0
+        self._noted_s = 0.0
 
     # ---------------------------------------------------------------- the loop
 
@@ -103,10 +105,11 @@ class Server:
             try:
                 self._hear(now_s)
                 if 0 in ready and not os.read(0, 4096):
-                    return self._end_at_once("the launcher died", now_s)
+                    return self._end_at_once("the launcher died [LW514]", now_s)
                 if self._terms > self._terms_seen and self._obey_term(now_s):
-                    return self._end_at_once("ended at once by a second SIGTERM", now_s)
+                    return self._end_at_once("ended at once by a second SIGTERM [LW514]", now_s)
                 self._settle(now_s)
+                self._note_totals(now_s)
             except Exception as error:
                 self._broke(error, now_s)
         return 0 if self.state.ended and self.state.ended.status != "failed" else 1
@@ -126,6 +129,13 @@ class Server:
         self.watchers.answer(lambda request, number: answer_late(self.state, request, number))
         self.watchers.tell_state(self.state, now_s)
 
+    def _note_totals(self, now_s: float, due_s: float = NOTE_EVERY_S) -> None:
+        """What the spheres have done so far, for the record: a control that is killed leaves the last note."""
+        begun = self.state.begun is not None
+        if begun and not self._ledger_broke and now_s - self._noted_s >= due_s:
+            self._noted_s = now_s
+            self.ledger.note_totals(totals_by_path(self.state))
+
     def _happen(self, event: Event, now_s: float) -> None:
         """One fact: applied, written, and told at the next flush. Raises LedgerError with the fact applied."""
         before, self.state = self.state, apply(self.state, event)
@@ -133,7 +143,7 @@ class Server:
         if isinstance(event, GenerationProposed):
             self.rendezvous.begin(event.generation)
         if story is not None:
-            if story.kind != "row":
+            if story.kind != "row" or (story.row is not None and story.row.skipped):
                 log.info("%s", story.text)
             self.watchers.tell(story, self.state, now_s)
         if self._ledger_broke or not isinstance(event, DURABLE) or (isinstance(event, SphereLost) and before.ended):
@@ -143,7 +153,9 @@ class Server:
                 return  # All that it says is in the ledger already.
             if story is not None:
                 with open(self.settings.folder / "metrics.jsonl", "ab") as file:
-                    file.write(metrics_line(event.row))
+                    file.write(metrics_line(event.row, self.state.proof.micro_batches if self.state.proof else 0))
+        if isinstance(event, RunEnded):
+            self._note_totals(now_s, 0.0)
         self.ledger.record(event)
 
     def _flush(self) -> None:
@@ -226,14 +238,14 @@ class Server:
         elif ask.what == "watch":
             answer = self.watchers.add(identity, ask, status_of(self.state, now_s))
         else:
-            answer = Answer(request=ask.request, ok=False, text=f"control does not know {ask.what[:40]!r}")
+            answer = Answer(request=ask.request, ok=False, text=f"control does not know {ask.what[:40]!r} [LW506]")
         self._outbox.append((identity, encode(answer)))
 
     def _order(self, ask: Ask, now_s: float) -> Answer:
         event = admit_order(self.state, ask)
         match event:
-            case Refusal(text):
-                return Answer(request=ask.request, ok=False, text=text)
+            case Refusal():
+                return Answer(request=ask.request, ok=False, text=event.text)
             case Already():
                 return answer_order(self.state, ask, event)
             case _:
@@ -270,11 +282,19 @@ class Server:
             raise error
         self._ledger_broke = True
         if self.state.ended is None:
-            what = f"control broke: {type(error).__name__}: {error}" if own_fault else f"control can't go on: {error}"
-            end = RunEnded(status="failed", reason=what, at_s=now_s)
+            end = RunEnded(status="failed", reason=_why_broken(error), at_s=now_s)
             self._happen(end, now_s)
             try:
                 self.ledger.record(end)
                 self.ledger.commit()
             except LedgerError:
                 log.error("the end is not in the ledger either")
+
+
+def _why_broken(error: Exception) -> str:
+    """Why control can't go on."""
+    if isinstance(error, LedgerError):
+        return f"control can't go on: {error}"
+    if isinstance(error, OSError):
+        return f"control can't go on: {error} [LW601]"
+    return f"control broke: {type(error).__name__}: {error} [LW901]"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from .errors import IllegalMove
 from .events import GenerationBegun, RunEnded
 from .protocol import NO_GENERATION, Beat, Closed, Failed, Generation, Hello, Member, Proof, Ready, Wanted
+from .totals import Account
 from .versions import Versions
 
 
@@ -80,7 +81,7 @@ class Seat:
     broke_s: float | None = None
     """Since when it says that the running generation failed."""
     version: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
+    account: Account = field(default_factory=Account)
     told: Told = field(default_factory=Told)
 
     @property
@@ -122,6 +123,8 @@ class State:
     began_s: float = 0.0
     status: ControlStatus = ControlStatus.INITIALIZING
     seats: dict[int, Seat] = field(default_factory=dict)
+    sphere_at: dict[str, int] = field(default_factory=dict)
+    """Who came last at each path."""
     next_sphere: int = 1
     generation: Generation = NO_GENERATION
     """The newest proposed."""
@@ -164,7 +167,8 @@ class State:
 
     def seat_at(self, path: str) -> Seat | None:
         """The seat of the sphere that took `path`."""
-        return next((seat for seat in self.seats.values() if seat.path == path), None)
+        sphere = self.sphere_at.get(path)
+        return self.seats[sphere] if sphere is not None else None
 
     def member_seats(self) -> list[Seat]:
         """The members' seats of the newest generation, in tree order."""

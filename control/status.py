@@ -21,9 +21,108 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     least: int = 0
     seconds: float = 0.0
 
+    @property
+    def ratio(self) -> float | None:
+        """What was handed over, as a multiple of the least; None where nothing was needed."""
+        return (self.up + self.down) / self.least if self.least else None
+
+
+class Throughput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Work by the seconds of whole steps, waiting for others too: so those of all spheres add up to the run's."""
+
+    samples_per_s: float | None = None
+    tokens_per_s: float | None = None
+    micro_batches_per_s: float | None = None
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What rows add up to: those of one sphere since it came, or of many, merged.
+
+    versions, retries: reports of finished steps, and attempts that were repeated; of all spheres that reported them.
+    micro_batches, samples, tokens: computed, repeated ones too; tokens are targets (samples, where each has one).
+    seconds: by what they went to, `step` for the whole; `save`, outside steps, on the sphere that wrote the model.
+    held_up_s: what others waited for this sphere, summed over them.
+    round_trips: links, "a – b" -> seconds, the newest that was told; where both ends tell, the longer.
+    """
+
+    versions: int = 0
+    micro_batches: int = 0
+    samples: int = 0
+    tokens: int = 0
+    retries: int = 0
+    seconds: dict[str, float] = {}
+    held_up_s: float = 0.0
+    traffic: list[Traffic] = []
+    round_trips: dict[str, float] = {}
+
+    @property
+    def throughput(self) -> Throughput:
+        """Over everything counted here. Of many spheres: that of the mean one."""
+        step_s = self.seconds.get("step", 0.0)
+        if step_s <= 0:
+            return Throughput()
+        return Throughput(
+            samples_per_s=self.samples / step_s,
+            tokens_per_s=self.tokens / step_s,
+            micro_batches_per_s=self.micro_batches / step_s,
+        )
+
+    @property
+    def seconds_per_version(self) -> dict[str, float]:
+        """The mean over versions and spheres."""
+        steps = {name: seconds for name, seconds in self.seconds.items() if name != "save"}
+        return {name: seconds / self.versions for name, seconds in steps.items()} if self.versions else {}
+
+    @property
+    def sync_share(self) -> float | None:
+        """The part of step time spent waiting for others and summing; None before the first step."""
+        step_s = self.seconds.get("step", 0.0)
+        return (self.seconds.get("wait", 0.0) + self.seconds.get("reduce", 0.0)) / step_s if step_s > 0 else None
+
+
+class Waited(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A sphere that the others wait for: so long in a typical one of the newest steps, and what part of it that is."""
+
+    path: str
+    wait_s: float
+    share: float
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A connection between two nodes' leaders, by its name "a – b"."""
+
+    name: str
+    round_trip_s: float
+
+
+class Best(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The lowest value so far, and the version that reported it."""
+
+    value: float
+    version: int
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How training goes. clip_ratio: of the newest version, 1 where it was not clipped. skipped: versions so far.
+
+    best: the lowest training loss, best_eval: the lowest evaluation loss; eval_loss: the newest there is.
+    """
+
+    best: Best | None = None
+    eval_loss: float | None = None
+    best_eval: Best | None = None
+    clip_ratio: float | None = None
+    skipped: int = 0
+    trouble: str = ""
+    """Why the newest skipped version was."""
+
 
 class SphereStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One sphere as a client sees it. seconds: of its newest version."""
+    """One sphere as a client sees it. seconds: of its newest version.
+
+    throughput, sync_share: over its newest 20 versions. totals: since it came; levels and links are in the run's alone,
+    here only the bytes that this sphere handed over, towards the root and away from it.
+    """
 
     sphere: int
     path: str
@@ -37,6 +136,11 @@ class SphereStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     rss_bytes: int = 0
     cpu_s: float = 0.0
     seconds: dict[str, float] = {}
+    throughput: Throughput = Throughput()
+    sync_share: float | None = None
+    totals: Totals = Totals()
+    up_bytes: int = 0
+    down_bytes: int = 0
 
 
 class EpochStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,7 +154,12 @@ class EpochStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The run as a whole. state: ControlStatus' value; outcome: "" until the end, then as in End.status."""
+    """The run as a whole. state: ControlStatus' value; outcome: "" until the end, then as in End.status.
+
+    throughput, updates_per_s: over the newest 20 versions, by the seconds of their steps: a pause is no slowness.
+    totals: of all spheres together since each came; recent: over the newest 20 versions of each.
+    slowest, slow_link: named only where it costs a notable part of a step.
+    """
 
     run_id: str
     state: str
@@ -69,3 +178,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     epoch: EpochStatus | None = None
     spheres: list[SphereStatus] = []
     outcome: str = ""
+    progress: Progress = Progress()
+    throughput: Throughput = Throughput()
+    updates_per_s: float | None = None
+    totals: Totals = Totals()
+    recent: Totals = Totals()
+    slowest: Waited | None = None
+    slow_link: Link | None = None

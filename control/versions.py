@@ -8,10 +8,12 @@ Laws
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from .epochs import Epoch, after
 from .protocol import Row
+from .status import Best, Progress
 
 WINDOW = 64
 """Versions kept to compare late rows with. Spheres are at most one transition apart, so this is plenty."""
@@ -36,6 +38,17 @@ class Conflict:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """Work of some versions, and the seconds of their steps."""
+
+    versions: int
+    updates: int
+    samples: int
+    tokens: int
+    step_s: float
+
+
+@dataclass(frozen=True)
 class Versions:
     """All rows so far, the newest of them in full."""
 
@@ -45,6 +58,7 @@ class Versions:
     newest: Row | None = None
     conflict: Conflict | None = None
     epoch: Epoch = field(default_factory=Epoch)
+    progress: Progress = field(default_factory=Progress)
     recent_s: tuple[float, ...] = ()
     """Seconds of the last steps, as their first reporters measured them."""
 
@@ -57,6 +71,19 @@ class Versions:
     def step_s(self) -> float | None:
         """The median of the last steps: one slow step does not move the ETA."""
         return sorted(self.recent_s)[len(self.recent_s) // 2] if self.recent_s else None
+
+    @property
+    def pace(self) -> Pace:
+        """What the newest steps made, all spheres together."""
+        rows = [self.claims[version].row for version in sorted(self.claims)]
+        rows = [row for row in rows if (_finite(row.seconds.get("step")) or 0.0) > 0][-RECENT:]
+        return Pace(
+            versions=len(rows),
+            updates=sum(not row.skipped for row in rows),
+            samples=sum(row.samples for row in rows),
+            tokens=sum(row.weight for row in rows),
+            step_s=sum(row.seconds["step"] for row in rows),
+        )
 
     def row(self, version: int) -> Row | None:
         """The row that claimed a version, if it is recent."""
@@ -101,9 +128,35 @@ def reported(versions: Versions, sphere: int, row: Row, exact: bool) -> Versions
         held=held,
         agreed=max(versions.agreed, row.version - 1),
         epoch=after(versions.epoch, row),
+        progress=_progressed(versions.progress, row),
         newest=row if row.version >= versions.version else versions.newest,
         recent_s=(*versions.recent_s, seconds)[-RECENT:] if seconds else versions.recent_s,
     )
+
+
+def _progressed(progress: Progress, row: Row) -> Progress:
+    """With one more version, whose row is told the first time."""
+    eval_loss = _finite(row.eval_loss)
+    return Progress(
+        best=_better(progress.best, row.loss, row.version),
+        eval_loss=progress.eval_loss if eval_loss is None else eval_loss,
+        best_eval=_better(progress.best_eval, eval_loss, row.version),
+        clip_ratio=_finite(row.clip_ratio),
+        skipped=progress.skipped + row.skipped,
+        trouble=(row.trouble or "") if row.skipped else progress.trouble,
+    )
+
+
+def _better(best: Best | None, value: float | None, version: int) -> Best | None:
+    """The lower of the two; of equal ones the earlier."""
+    value = _finite(value)
+    if value is None or (best is not None and best.value <= value):
+        return best
+    return Best(value=value, version=version)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def differs(one: Row, other: Row) -> str:

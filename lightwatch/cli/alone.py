@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .recording import Recording
 
 
-AT_ONCE = "a second signal ended the run at once"
+AT_ONCE = "a second signal ended the run at once [LW514]"
 
 
 class AtOnce(BaseException):
@@ -54,12 +54,13 @@ class AloneRun:
                 ledger.set("tree", self._settings.tree)
                 with self._folder.metrics.open("wb", buffering=0) as metrics:
                     facts = self._guarded(ledger, metrics)
+                ledger.note_totals(facts.totals)
                 ledger.end(facts.status, facts.reason, facts.usage)
             return facts
         except AtOnce:  # between training and the end
-            return self._failed(AT_ONCE)
+            return self._failure(AT_ONCE)
         except Exception as error:  # the disk under ledger and metrics
-            return self._failed(told(error), error)
+            return self._failure(told(error), error)
         finally:
             self._over = True
             logging.getLogger("lightwatch").removeHandler(log)
@@ -70,14 +71,14 @@ class AloneRun:
         try:
             self._train(ledger, metrics)
         except AtOnce:
-            return self._failed(AT_ONCE)
+            return self._failure(AT_ONCE)
         except (ConfigError, DataError) as error:
-            return self._failed(str(error), error, usage=True)
+            return self._failure(str(error), error, usage=True)
         except Exception as error:
-            return self._failed(told(error), error)
+            return self._failure(told(error), error)
         if self._last is None:
             what = self._settings.script[0] if self._settings.script else "the job"
-            return self._failed(f"{what} ended without training: call Trainer(...).train()")
+            return self._failure(f"{what} ended without training: call Trainer(...).train() [LW803]")
         closing = self._sync.closing if self._sync else None
         return self._facts("stopped" if closing is not None and closing.reason == "stopped" else "completed")
 
@@ -122,8 +123,9 @@ class AloneRun:
             job.finish(model, self._folder.path, self._settings.run.training.seed)
         except OSError as error:
             if is_disk_trouble(error):
-                sentence = f"the model can't be written: {error.strerror}; free some space and train again"
-                raise DiskError(sentence) from None
+                raise DiskError(
+                    f"the model can't be written: {error.strerror}; free some space and train again [LW601]"
+                ) from None
             raise
 
     def _on_signal(self, received: list[int]) -> None:
@@ -139,7 +141,7 @@ class AloneRun:
         else:
             os._exit(130)
 
-    def _failed(self, reason: str, error: BaseException | None = None, *, usage: bool = False) -> Facts:
+    def _failure(self, reason: str, error: BaseException | None = None, *, usage: bool = False) -> Facts:
         detail = "".join(traceback.format_exception(error)) if error else ""
         try:
             with self._folder.log(self._settings.paths[0]).open("a", encoding="utf-8") as file:
@@ -158,6 +160,7 @@ class AloneRun:
             version=closing.version if closing else last.get("version"),
             digest=closing.digest if closing else last.get("digest"),
             eval_loss=closing.eval_loss if closing else None,
+            totals={self._settings.paths[0]: self._sync.totals} if self._sync else {},
             generations=1 if last else 0,
             failures=(reason,) if status == "failed" else (),
             fingerprint=self._sync.fingerprint if self._sync else {},

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .costs import spoken_level, spoken_link, spoken_shares
 from .folder import RunFolder
 from .terminal import Terminal
 from .view import spoken_s
@@ -20,7 +21,7 @@ def tell_end(terminal: Terminal, folder: RunFolder, summary: dict[str, Any]) -> 
     """Say it all; with --quiet only how it ended."""
     if not terminal.quiet:
         _tell_sample(terminal, folder)
-        for line in (_quality(summary), _time(summary)):
+        for line in (_quality(summary), _time(summary), *_costs(summary)):
             if line:
                 terminal.say(line)
     terminal.tell(_end(summary))
@@ -55,18 +56,35 @@ def _quality(summary: dict[str, Any]) -> str:
 
 def _time(summary: dict[str, Any]) -> str:
     """Where the seconds of all steps went, and the pace."""
-    seconds = dict(summary["seconds"])
-    total = seconds.pop("step", None)
+    seconds, spheres = summary["seconds"], len(summary["seconds_per_sphere"]) or 1
     line = f"time: {spoken_s(summary['wall_s'])} in all"
-    if total:
-        shares = sorted(seconds.items(), key=lambda item: -item[1])
-        spoken = [f"{name} {100 * spent / total:.0f}%" for name, spent in shares if spent >= 0.005 * total]
-        line += f", {spoken_s(total)} in steps" + (f" ({', '.join(spoken)})" if spoken else "")
+    if seconds.get("step"):
+        shares = spoken_shares(seconds)
+        line += f", {spoken_s(seconds['step'] / spheres)} in steps" + (f" ({shares})" if shares else "")
     if summary["step_ms_p50"] is not None:
         line += f"; a step {summary['step_ms_p50']:.0f} ms (95%: {summary['step_ms_p95']:.0f} ms)"
     if summary["tokens_per_s"] is not None:
         line += f", {summary['tokens_per_s']:,.0f} tokens/s"
     return line
+
+
+def _costs(summary: dict[str, Any]) -> list[str]:
+    """What slowed the run down, what its levels carried, what was skipped; nothing where there is nothing to say."""
+    from control.delays import slow_link
+
+    lines = []
+    step_ms, slowest = summary["step_ms_p50"], summary["slowest"]
+    if slowest is not None:
+        waited_s, others = summary["waited_for"][slowest], len(summary["seconds_per_sphere"]) - 1
+        lines.append(f"the others waited {waited_s / max(others, 1):.1f} s each for sphere {slowest}")
+    link = slow_link(summary["links"], step_ms / 1000 if step_ms else None)
+    if link is not None:
+        lines.append(spoken_link(link.name, link.round_trip_s))
+    lines += filter(None, (spoken_level(level, summary["version"] or 0) for level in summary["traffic"]))
+    if summary["skipped"]:
+        why = f" ({'; '.join(summary['troubles'])})" if summary["troubles"] else ""
+        lines.append(f"{summary['skipped']} of {summary['version']} updates skipped{why}")
+    return lines
 
 
 def _end(summary: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from .costs import spoken_trouble
 from .rows import Row
 from .status import spoken_sphere
 from .terminal import Terminal, one_line
@@ -67,10 +68,11 @@ class LiveView:
         with ControlClient(address, timeout_s=1.0) as client:
             while not self._over.wait(ASK_EVERY_S):
                 try:
-                    spheres = client.status().spheres
+                    found = client.status()
                 except ControlError:  # busy, or gone: the launcher sees which
                     continue
-                lines = [spoken_sphere(sphere) for sphere in spheres[:SPHERES_SHOWN]]
-                if len(spheres) > SPHERES_SHOWN:
-                    lines.append(f"and {len(spheres) - SPHERES_SHOWN} more")
+                lines = [spoken_sphere(sphere) for sphere in found.spheres[:SPHERES_SHOWN]]
+                if len(found.spheres) > SPHERES_SHOWN:
+                    lines.append(f"and {len(found.spheres) - SPHERES_SHOWN} more")
+                lines += spoken_trouble(found)
                 self._live.update(Group(self._progress, Text("\n".join(lines))))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from dataclasses import replace
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from .launch import Ended
@@ -42,7 +41,7 @@ def judged(record: RunRecord, ended: Ended) -> Facts:
         version=closing.version if closing else max(record.version, 0),
         digest=closing.digest if closing else record.digest,
         eval_loss=closing.eval_loss if closing else None,
-        bytes_per_level=_bytes_per_level(record),
+        totals=record.totals,
         generations=len(record.generations),
         fingerprint=record.fingerprint,
         detail="\n".join(failure.detail for failure in record.failures if failure.detail),
@@ -52,12 +51,6 @@ def judged(record: RunRecord, ended: Ended) -> Facts:
     if record.status == "failed":
         return replace(facts, failures=_failures(record, record.reason))
     return facts
-
-
-def _bytes_per_level(record: RunRecord) -> tuple[int, ...]:
-    """What all spheres together handed to the collectives, from the root level down."""
-    columns = zip_longest(*([level.up + level.down for level in closing.traffic] for closing in record.closings.values()), fillvalue=0)
-    return tuple(sum(column) for column in columns)
 
 
 def _failures(record: RunRecord, reason: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import IO
@@ -12,6 +13,8 @@ from control.ledger import Ledger
 from control.metrics import metrics_line
 from control.protocol import NO_GENERATION
 from control.protocol import Row as LedgerRow
+from control.status import Totals
+from control.totals import Account, booked, saved
 
 from ..config import TrainingConfig
 from ..metrics import Closing, StepReport
@@ -43,11 +46,19 @@ class Recording(Alone):
         self._keep = keep
         self._configured = configured
         self._stop_wanted = stop_wanted
+        self._account = Account()
+        self._micro_batches = 0
         self.fingerprint: dict[str, str] = {}
+
+    @property
+    def totals(self) -> Totals:
+        """What all versions so far add up to."""
+        return self._account.totals
 
     def admit(self, fingerprint: dict[str, str], config: TrainingConfig, length: Length) -> None:
         self.fingerprint = fingerprint
         self._configured(config)
+        self._micro_batches = config.micro_batches
         for key, value in (
             ("fingerprint", fingerprint),
             ("micro_batches", config.micro_batches),
@@ -61,17 +72,21 @@ class Recording(Alone):
             self.finish()
 
     def closed(self, closing: Closing, model: nn.Module) -> None:
+        begin_s = time.perf_counter()
         self._keep(model)
+        self._account = saved(self._account, time.perf_counter() - begin_s)
         super().closed(closing, model)
 
     def _record(self, report: StepReport) -> None:
         if self._stop_wanted():
             self.order(stopped=True)
-        row = LedgerRow(generation=NO_GENERATION, **asdict(report))
-        line = metrics_line(row)
+        told = asdict(report) | {"slowest": None}  # nobody waits for anybody
+        row = LedgerRow(generation=NO_GENERATION, **told)
+        self._account = booked(self._account, row)
+        line = metrics_line(row, self._micro_batches)
         self._ledger.record_row(row)
         if report.version:  # v0 was made by no step; control writes no line for it either
             self._metrics.write(line)
-        told = parse_row(line)
-        if told is not None:
-            self._tell(told)
+        shown = parse_row(line)
+        if shown is not None:
+            self._tell(shown)

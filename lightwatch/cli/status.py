@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from .costs import spoken_costs
 from .rows import read_rows
 from .terminal import Terminal
 from .view import spoken_s
 from .where import Where, find
 
 if TYPE_CHECKING:
-    from control.status import EpochStatus, SphereStatus, Status
+    from control.status import EpochStatus, Progress, SphereStatus, Status
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -61,14 +62,35 @@ def spoken_status(found: Status) -> str:
         line.append(f"loss {found.loss:.4f}")
     if found.tokens_per_s is not None:
         line.append(f"{found.tokens_per_s:,.0f} tokens/s")
+    if found.updates_per_s is not None:
+        line.append(f"{found.updates_per_s:.2f} updates/s")
     if found.eta_s is not None and found.state == "running":
         line.append(f"{spoken_s(found.eta_s)} left")
     lines = [", ".join(line), f"tree {found.tree}, generation {found.generation[0]}.{found.generation[1]}"]
     if found.epoch is not None and found.epoch.micro_batches:
         lines.append(spoken_epoch(found.epoch))
+    lines += spoken_progress(found.progress)
     if found.reason:
         lines.append(found.reason)
+    lines += spoken_costs(found)
     return "\n".join([*lines, *(f"  {spoken_sphere(sphere)}" for sphere in found.spheres)])
+
+
+def spoken_progress(progress: Progress) -> list[str]:
+    """The best losses so far, and what went wrong."""
+    parts = []
+    if progress.best is not None:
+        parts.append(f"best loss {progress.best.value:.4f} at version {progress.best.version}")
+    if progress.eval_loss is not None and progress.best_eval is not None:
+        best = f"best {progress.best_eval.value:.4f} at version {progress.best_eval.version}"
+        parts.append(f"eval loss {progress.eval_loss:.4f} ({best})")
+    if progress.clip_ratio is not None and progress.clip_ratio < 1:
+        parts.append(f"gradient clipped to {100 * progress.clip_ratio:.0f}%")
+    lines = [", ".join(parts)] if parts else []
+    if progress.skipped:
+        why = f", the last because {progress.trouble}" if progress.trouble else ""
+        lines.append(f"{progress.skipped} {'update' if progress.skipped == 1 else 'updates'} skipped{why}")
+    return lines
 
 
 def spoken_epoch(epoch: EpochStatus) -> str:
@@ -81,8 +103,10 @@ def spoken_epoch(epoch: EpochStatus) -> str:
 def spoken_sphere(sphere: SphereStatus) -> str:
     """One sphere: where it stands and what it costs."""
     work = f"{sphere.units_done}/{sphere.units_dealt}" if sphere.units_dealt else "-"
+    pace = f"{sphere.throughput.tokens_per_s:,.0f} tokens/s  " if sphere.throughput.tokens_per_s else ""
+    waits = f"sync {100 * sphere.sync_share:.0f}%  " if sphere.sync_share is not None else ""
     silent = f"  silent for {sphere.silent_s:.1f} s" if sphere.silent_s > 2 else ""
     return (
         f"{sphere.path:<12} {sphere.phase:<10} v{sphere.version:<6} micro-batches {work:<6} "
-        f"{sphere.rss_bytes / 2**20:5.0f} MiB  pid {sphere.pid} on {sphere.host}{silent}"
+        f"{pace}{waits}{sphere.rss_bytes / 2**20:5.0f} MiB  pid {sphere.pid} on {sphere.host}{silent}"
     )

@@ -6,10 +6,16 @@ import json
 import math
 import statistics
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .rows import Row
 from .settings import Settings
+from .view import spoken_skip
+
+if TYPE_CHECKING:
+    from control.status import Totals
+
+TROUBLES_TOLD = 3
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,8 @@ class Facts:
     """How a run ended, from its ledger, or from the launcher where the ledger does not know.
 
     status: completed, stopped or failed. usage: the user's input is to blame. version, digest: the last one agreed.
-    failures: a sentence each. fingerprint: what all spheres had in common.
+    totals: what each path's sphere did, as far as it is known. failures: a sentence each. fingerprint: what all
+    spheres had in common.
     """
 
     status: str
@@ -26,7 +33,7 @@ class Facts:
     version: int | None = None
     digest: str | None = None
     eval_loss: float | None = None
-    bytes_per_level: tuple[int, ...] = ()
+    totals: dict[str, Totals] = field(default_factory=dict)
     generations: int = 0
     failures: tuple[str, ...] = ()
     fingerprint: dict[str, str] = field(default_factory=dict)
@@ -35,7 +42,12 @@ class Facts:
 
 
 def summarise(settings: Settings, facts: Facts, rows: list[Row], wall_s: float) -> dict[str, Any]:
-    """The whole summary, in the order in which it is written."""
+    """The whole summary, in the order in which it is written.
+
+    seconds: summed over all spheres, so `step` is their number times the time in steps. tokens_per_s is that of the
+    median step, throughput that of all steps.
+    """
+    micro_batches = _micro_batches(settings, facts)
     losses = [row["loss"] for row in rows if row.get("loss") is not None]
     steps_s = [row["step_s"] for row in rows if row.get("step_s")]
     version = facts.version if facts.version is not None else (rows[-1]["version"] if rows else None)
@@ -43,6 +55,7 @@ def summarise(settings: Settings, facts: Facts, rows: list[Row], wall_s: float) 
     if eval_loss is None:
         eval_loss = next((row["eval_loss"] for row in reversed(rows) if row.get("eval_loss") is not None), None)
     is_text = not settings.script
+    skipped = [row for row in rows if row.get("skipped")]
     return {
         "run_id": settings.folder.run_id,
         "status": facts.status,
@@ -50,22 +63,28 @@ def summarise(settings: Settings, facts: Facts, rows: list[Row], wall_s: float) 
         "version": version,
         "digest": facts.digest or _last_digest(rows, version),
         "steps": version,
-        "micro_batches": _micro_batches(settings, facts),
+        "micro_batches": micro_batches,
         "loss_first": finite(losses[0]) if losses else None,
         "loss": finite(losses[-1]) if losses else None,
+        **_best("best_loss", [(row.get("loss"), row["version"]) for row in rows]),
         "eval_loss": finite(eval_loss),
+        **_best("best_eval_loss", [*((row.get("eval_loss"), row["version"]) for row in rows), (eval_loss, version)]),
         "bits_per_byte": finite(eval_loss / math.log(2)) if is_text and eval_loss is not None else None,
         "zlib_bits_per_byte": settings.text.zlib_bits_per_byte if settings.text else None,
         "reduction": facts.fingerprint.get("reduction") or (settings.run.training.reduction if is_text else None),
         "tree": settings.tree,
         "spheres": len(settings.paths),
         "tokens_per_s": finite(_tokens_per_s(rows)),
+        "throughput": throughput(rows, micro_batches),
+        "throughput_per_sphere": {path: _paces(each) for path, each in facts.totals.items()},
         "step_ms_p50": percentile_ms(steps_s, 50),
         "step_ms_p95": percentile_ms(steps_s, 95),
-        "bytes_per_level": list(facts.bytes_per_level),
+        **costs(facts.totals, rows),
+        "clip_ratio": _clip_ratio(rows),
+        "skipped": len(skipped),
+        "troubles": [spoken_skip(row) for row in skipped[:TROUBLES_TOLD]],
         "generations": facts.generations,
         "failures": list(facts.failures),
-        "seconds": seconds_spent(rows),
         "wall_s": round(wall_s, 3),
         "fingerprint": facts.fingerprint,
         "folder": str(settings.folder.path),
@@ -85,19 +104,91 @@ def percentile_ms(steps_s: list[float], percent: int) -> float | None:
     return round(1000 * sorted(steps_s)[rank - 1], 3)
 
 
+def costs(totals: dict[str, Totals], rows: list[Row]) -> dict[str, Any]:
+    """Where the time of all spheres went, who was waited for, what levels and links carried.
+
+    Where nothing was noted, the seconds are those of the spheres that were the first to report each version.
+    """
+    from control.delays import slowest_in_all
+    from control.totals import merged
+
+    whole = merged(totals.values())
+    slowest = slowest_in_all(totals)
+    waited = {path: each.held_up_s for path, each in totals.items() if each.held_up_s > 0}
+    return {
+        "seconds": _rounded(whole.seconds) or seconds_spent(rows),
+        "seconds_per_sphere": {path: _rounded(each.seconds) for path, each in totals.items()},
+        "waited_for": _rounded(dict(sorted(waited.items(), key=lambda item: -item[1]))),
+        "slowest": slowest.path if slowest else None,
+        "traffic": [
+            {name: getattr(each, name) for name in ("level", "up", "down", "least")}
+            | {"ratio": _rounded_to(each.ratio)}
+            for each in whole.traffic
+        ],
+        "links": {name: round(seconds, 6) for name, seconds in whole.round_trips.items()},
+    }
+
+
+def throughput(rows: list[Row], micro_batches: int | None) -> dict[str, float | None]:
+    """Of the whole run, by the seconds of all its steps."""
+    steps = [row for row in rows if finite(row.get("step_s"))]
+    step_s = sum(row["step_s"] for row in steps)
+    counts = {
+        "samples": sum(row.get("samples") or 0 for row in steps),
+        "tokens": sum(row.get("tokens") or 0 for row in steps),
+        "micro_batches": len(steps) * micro_batches if micro_batches is not None else None,
+        "updates": sum(not row.get("skipped") for row in steps),
+    }
+    return {f"{name}_per_s": per_s(count, step_s) for name, count in counts.items()}
+
+
+def per_s(count: float | None, seconds: float) -> float | None:
+    """A pace for people; None where there is none."""
+    return _rounded_to(count / seconds) if count is not None and seconds > 0 else None
+
+
 def seconds_spent(rows: list[Row]) -> dict[str, float]:
-    """Where the time of all steps went, on the sphere that reported them."""
+    """Where the time of all steps went, on the spheres that reported them first."""
     spent: dict[str, float] = {}
     for row in rows:
         for name, seconds in (row.get("seconds") or {}).items():
             if finite(seconds) is not None:
                 spent[name] = spent.get(name, 0.0) + seconds
-    return {name: round(seconds, 3) for name, seconds in spent.items()}
+    return _rounded(spent)
 
 
 def finite(value: float | None) -> float | None:
     """The value, or None if it is no number."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def _paces(totals: Totals) -> dict[str, float | None]:
+    """One sphere's, since it came."""
+    found = totals.throughput
+    return {name: _rounded_to(getattr(found, name)) for name in found.__struct_fields__}
+
+
+def _best(name: str, losses: list[tuple[float | None, int | None]]) -> dict[str, float | int | None]:
+    """The lowest of (loss, version), the earliest of equal ones."""
+    known = [(value, version) for loss, version in losses if (value := finite(loss)) is not None]
+    value, version = min(known, key=lambda each: each[0], default=(None, None))
+    return {name: value, f"{name}_version": version}
+
+
+def _clip_ratio(rows: list[Row]) -> dict[str, float] | None:
+    """What clipping left of the gradient, and how often it took something; None where nobody said."""
+    ratios = [ratio for row in rows if (ratio := finite(row.get("clip_ratio"))) is not None]
+    if not ratios:
+        return None
+    return {"median": statistics.median(ratios), "clipped": round(sum(ratio < 1 for ratio in ratios) / len(ratios), 4)}
+
+
+def _rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in seconds.items() if math.isfinite(value)}
+
+
+def _rounded_to(value: float | None) -> float | None:
+    return round(value, 4) if value is not None and math.isfinite(value) else None
 
 
 def _tokens_per_s(rows: list[Row]) -> float | None:

@@ -73,7 +73,9 @@ class PlainView:
             self._pace.take(row)
             version = row["version"]
             is_due = version == 1 or version % self._interval == 0 or version == self._pace.max_steps
-            if row.get("loss") is not None and (is_due or row.get("eval_loss") is not None):
+            if row.get("skipped"):
+                self.note(spoken_skip(row))
+            elif row.get("loss") is not None and (is_due or row.get("eval_loss") is not None):
                 self._terminal.say(spoken_row(row, self._pace))
             if version == self._pace.max_steps:
                 self.note("the last step is done: evaluating, and writing the model")
@@ -112,6 +114,11 @@ def spoken_row(row: Row, pace: Pace) -> str:
     if pace.eta_s:
         parts.append(f"{spoken_s(pace.eta_s)} left")
     return "  ".join(parts)
+
+
+def spoken_skip(row: Row) -> str:
+    """A version that kept the weights of the one before, and why."""
+    return f"step {row['version']} skipped: {row.get('trouble') or 'the gradient was no number'}"
 
 
 def spoken_s(seconds: float) -> str:

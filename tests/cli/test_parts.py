@@ -78,11 +78,11 @@ def test_rows_are_read_by_version_and_the_newest_counts(tmp_path: Path) -> None:
 def test_a_summary_is_made_of_rows_and_facts(tmp_path: Path) -> None:
     """Losses from the rows, the end from the facts; bits are nats over ln 2."""
     rows = [row(0, loss=None, step_s=None, tokens=0, seconds={}), row(1), row(2), row(3)]
-    facts = Facts("completed", version=3, digest="d", eval_loss=math.log(2) * 2, bytes_per_level=(8, 4), generations=1)
+    facts = Facts("completed", version=3, digest="d", eval_loss=math.log(2) * 2, generations=1)
     found = summarise(settings(tmp_path), facts, rows, 12.3456)
     assert (found["loss_first"], found["loss"], found["bits_per_byte"]) == (5.0, 3.0, pytest.approx(2.0))
     assert (found["steps"], found["version"], found["spheres"], found["tree"]) == (3, 3, 4, "2x2")
-    assert (found["step_ms_p50"], found["step_ms_p95"], found["bytes_per_level"]) == (200.0, 300.0, [8, 4])
+    assert (found["step_ms_p50"], found["step_ms_p95"]) == (200.0, 300.0)
     assert found["tokens_per_s"] == 500.0 and found["wall_s"] == 12.346
     assert found["seconds"] == {"compute": 0.36, "reduce": 0.24, "step": 0.6}
 

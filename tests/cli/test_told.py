@@ -8,11 +8,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from control.protocol import Closed
 from control.record import FailureRecord, GenerationRecord, RunRecord
-from control.status import SphereStatus, Status, Traffic
+from control.status import SphereStatus, Status, Totals, Traffic
 from lightwatch.cli.launch import Ended
 from lightwatch.cli.live import LiveView
 from lightwatch.cli.orders import refuse_unreachable
@@ -124,14 +125,13 @@ def test_the_live_view_shows_the_newest_version_and_every_sphere(
 
 
 def test_the_ledgers_end_is_the_runs_end() -> None:
-    """Its closing has version and digest; the bytes of all spheres are added level by level."""
-    closings = {
-        "0": closed(traffic=[Traffic(level=0, up=5), Traffic(level=1, down=7)], eval_loss=1.5),
-        "1": closed(traffic=[Traffic(level=0, up=1)]),
-    }
-    facts = judged(record(closings=closings), Ended("the launcher saw something"))
+    """Its closing has version and digest; what the spheres did is what control noted last."""
+    totals = {"0": Totals(versions=3, seconds={"step": 1.5}), "1": Totals(traffic=[Traffic(level=0, up=1)])}
+    notes = {"totals": msgspec.to_builtins(totals)}
+    closings = {"0": closed(eval_loss=1.5), "1": closed()}
+    facts = judged(record(closings=closings, notes=notes), Ended("the launcher saw something"))
     assert (facts.status, facts.version, facts.digest, facts.eval_loss) == ("completed", 3, "d3", 1.5)
-    assert facts.bytes_per_level == (6, 7) and facts.failures == () and facts.reason == ""
+    assert facts.totals == totals and facts.failures == () and facts.reason == ""
     assert facts.fingerprint == {"a": "b"} and facts.generations == 1
 
 

@@ -72,7 +72,9 @@ def test_a_tree_gives_the_digest_of_one_process(tmp_path: Path) -> None:
     found, expected = json.loads(tree.stdout), json.loads(alone.stdout)
     assert found["digest"] == expected["digest"] and found["status"] == "completed"
     assert (found["eval_loss"], found["loss"]) == (expected["eval_loss"], expected["loss"])
-    assert found["spheres"] == 3 and len(found["bytes_per_level"]) == 2 and min(found["bytes_per_level"]) > 0
+    assert found["spheres"] == 3 and [level["level"] for level in found["traffic"]] == [0, 1]
+    assert all(level["up"] > 0 for level in found["traffic"])
+    assert sorted(found["seconds_per_sphere"]) == sorted(found["throughput_per_sphere"]) == ["a/0", "a/1", "b/0"]
     assert not any(line.startswith("{") for line in tree.stderr.splitlines())
     files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     logs = {"logs/a/0.log", "logs/a/1.log", "logs/b/0.log", "logs/control.log", "logs/host.log"}

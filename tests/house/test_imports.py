@@ -19,6 +19,7 @@ KNOWN = set(MODULES)
 LIGHT = {
     "lightwatch",
     "lightwatch._beside",
+    "lightwatch.callbacks",
     "lightwatch.config",
     "lightwatch.corpus",
     "lightwatch.errors",
@@ -31,8 +32,11 @@ LIGHT = {
 LATE = {"lightwatch.cli.live", "lightwatch.cli.recording"}
 # Files that decide. They get values and the time handed in, and give values back.
 PURE = {
-    *(f"control.{name}" for name in ("admit", "apply", "decide", "events", "membership", "metrics", "plan")),
-    *(f"control.{name}" for name in ("report", "state", "status", "tree", "versions")),
+    *(
+        f"control.{name}"
+        for name in ("admit", "apply", "decide", "delays", "epochs", "events", "membership", "metrics", "plan")
+    ),
+    *(f"control.{name}" for name in ("report", "state", "status", "totals", "tree", "versions")),
     "spheres.state",
 }
 IMPURE_STDLIB = {

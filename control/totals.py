@@ -1,0 +1,172 @@
+"""What a sphere's rows add up to, and how the sums of several are one.
+
+Laws
+  1. A version of a sphere counts once, whether its row comes twice, late, or not at all.
+  2. Seconds are added in whole microseconds: no sum depends on the order of its parts, and merging is associative.
+  3. Numbers that are no seconds (NaN, negative, beyond a year) are dropped; nobody's report spoils a sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from .protocol import Closed, Row
+from .status import Totals, Traffic
+
+RECENT = 20
+"""Newest versions of each sphere that are kept one by one: a delay that begins now shows within so many."""
+
+MICRO = 1_000_000
+MOST_S = 3e7
+
+
+@dataclass(frozen=True)
+class Lap:
+    """One version as one sphere made it: how long, waiting for whom, how much of its own."""
+
+    at: tuple[int, int]
+    """(lineage, version)."""
+    seconds: dict[str, float]
+    slowest: str | None
+    micro_batches: int
+    samples: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """All of one sphere's versions in sums, and the newest one by one, the oldest first."""
+
+    totals: Totals = field(default_factory=Totals)
+    laps: tuple[Lap, ...] = ()
+    newest: tuple[int, int] = (0, -1)
+    """Whose traffic and round trips are held."""
+
+
+def booked(account: Account, row: Row) -> Account:
+    """The account with one more row; the same object if it is there already. A row without seconds tells of no step."""
+    at = (row.lineage, row.version)
+    totals, laps = account.totals, account.laps
+    if row.seconds:
+        if _is_booked(laps, at):
+            return account
+        lap = Lap(at, sound(row.seconds), row.slowest, row.own_units, row.own_samples, row.own_weight)
+        totals = merged((totals, _of_lap(lap, row.attempts)))
+        laps = tuple(sorted((*laps, lap), key=lambda each: each.at)[-RECENT:])
+    if at >= account.newest:
+        totals = msgspec.structs.replace(
+            totals,
+            traffic=row.traffic or totals.traffic,
+            round_trips=sound(row.round_trips) or totals.round_trips,
+        )
+    return Account(totals, laps, max(at, account.newest))
+
+
+def closed(account: Account, closing: Closed) -> Account:
+    """The account at the sphere's end, with its last traffic. Said twice it counts once."""
+    totals = msgspec.structs.replace(account.totals, traffic=closing.traffic or account.totals.traffic)
+    return saved(Account(totals, account.laps, account.newest), closing.save_s)
+
+
+def saved(account: Account, save_s: float) -> Account:
+    """The account once the model is written. Said twice it counts once."""
+    save = sound({"save": save_s}) if save_s else {}
+    totals = msgspec.structs.replace(account.totals, seconds={**account.totals.seconds, **save})
+    return Account(totals, account.laps, account.newest)
+
+
+def held_up(account: Account, wait_s: float) -> Account:
+    """The account of a sphere for which another has waited so long."""
+    held_up_s = added_s((account.totals.held_up_s, wait_s))
+    return Account(msgspec.structs.replace(account.totals, held_up_s=held_up_s), account.laps, account.newest)
+
+
+def wait_s(row: Row) -> float:
+    """How long the row's sphere waited for the slowest one."""
+    return sound(row.seconds).get("wait", 0.0)
+
+
+def merged(parts: Iterable[Totals]) -> Totals:
+    """Several sums as one. Associative and commutative; `Totals()` changes nothing."""
+    parts = list(parts)
+    return Totals(
+        versions=sum(part.versions for part in parts),
+        micro_batches=sum(part.micro_batches for part in parts),
+        samples=sum(part.samples for part in parts),
+        tokens=sum(part.tokens for part in parts),
+        retries=sum(part.retries for part in parts),
+        seconds=_seconds(part.seconds for part in parts),
+        held_up_s=added_s(part.held_up_s for part in parts),
+        traffic=_levels(level for part in parts for level in part.traffic),
+        round_trips=_round_trips(part.round_trips for part in parts),
+    )
+
+
+def summed(laps: Iterable[Lap]) -> Totals:
+    """What these versions add up to."""
+    return merged(_of_lap(lap) for lap in laps)
+
+
+def sound(seconds: dict[str, float]) -> dict[str, float]:
+    """Those that are durations."""
+    return {name: value for name, value in seconds.items() if 0 <= value < MOST_S}
+
+
+def added_s(seconds: Iterable[float]) -> float:
+    """A sum that does not depend on the order: of whole microseconds."""
+    return sum(round(value * MICRO) for value in seconds if 0 <= value < math.inf) / MICRO
+
+
+def _is_booked(laps: tuple[Lap, ...], at: tuple[int, int]) -> bool:
+    return any(lap.at == at for lap in laps) or (len(laps) == RECENT and at < laps[0].at)
+
+
+def _of_lap(lap: Lap, attempts: int = 1) -> Totals:
+    return Totals(
+        versions=1,
+        micro_batches=lap.micro_batches,
+        samples=lap.samples,
+        tokens=lap.tokens,
+        retries=max(attempts - 1, 0),
+        seconds=lap.seconds,
+    )
+
+
+def _seconds(parts: Iterable[dict[str, float]]) -> dict[str, float]:
+    by_name: dict[str, list[float]] = {}
+    for part in parts:
+        for name, value in part.items():
+            by_name.setdefault(name, []).append(value)
+    return {name: added_s(values) for name, values in by_name.items()}
+
+
+def _levels(parts: Iterable[Traffic]) -> list[Traffic]:
+    """Level by level, from the root down. A level's name is kept where all parts agree on it."""
+    by_level: dict[int, list[Traffic]] = {}
+    for part in parts:
+        by_level.setdefault(part.level, []).append(part)
+    return [_level(level, by_level[level]) for level in sorted(by_level)]
+
+
+def _level(level: int, parts: list[Traffic]) -> Traffic:
+    nodes = {part.node for part in parts}
+    return Traffic(
+        level=level,
+        node=nodes.pop() if len(nodes) == 1 else "",
+        up=sum(part.up for part in parts),
+        down=sum(part.down for part in parts),
+        least=sum(part.least for part in parts),
+        seconds=added_s(part.seconds for part in parts),
+    )
+
+
+def _round_trips(parts: Iterable[dict[str, float]]) -> dict[str, float]:
+    longest: dict[str, float] = {}
+    for part in parts:
+        for name, seconds in part.items():
+            longest[name] = max(seconds, longest.get(name, seconds))
+    return longest
