@@ -12,75 +12,160 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .flat import chunks
+from .errors import ConfigError
+from .flat import CHUNK_ELEMENTS, chunks
 
 Schedule = Callable[[int], float]
 """Update number (from 1) -> factor on the base learning rate."""
 
-
-@torch.no_grad()
-def grad_norm(parameters: Iterable[nn.Parameter]) -> float:
-    """The L2 norm over all gradients, float64 over fixed chunks; parameters without a gradient don't count."""
-    total = 0.0
-    for parameter in parameters:
-        if parameter.grad is not None:
-            for part in chunks(_flat(parameter.grad)):
-                norm = float(torch.linalg.vector_norm(part))
-                if not math.isfinite(norm):  # the squares left float32, not yet the norm
-                    norm = float(torch.linalg.vector_norm(part, dtype=torch.float64))
-                total += norm**2
-    return math.sqrt(total)
+Parameters = Iterable[nn.Parameter] | Tensor
+"""Those whose gradients are meant, or a single one."""
 
 
 @torch.no_grad()
-def clip_grad_norm_(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
-    """Scale all gradients in place so that their norm is at most `max_norm`; returns the norm before.
+def grad_norm(parameters: Parameters, order: float = 2) -> float:
+    """The norm over all gradients, of order 1, 2 or inf; parameters without a gradient don't count.
+
+    Float64 over fixed chunks. NaN if any element is, 0.0 where there are no gradients. Waits for the gradients'
+    device. Raises ConfigError for another order.
+    """
+    if order not in (1, 2, math.inf):
+        raise ConfigError(
+            f"grad_norm takes the order 1, 2 or math.inf, got {order!r}; clipping is by the order 2 [LW002]"
+        )
+    return norm_of(gradients_of(parameters), order)
+
+
+@torch.no_grad()
+def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
+    """Scale all gradients in place so that their L2 norm is at most `max_norm`; returns the norm before.
 
     Like torch.nn.utils.clip_grad_norm_ (the factor is max_norm / (norm + 1e-6), only ever below 1), but its result
-    doesn't depend on how the gradients are grouped into tensors of a device or kernel.
+    doesn't depend on how the gradients are grouped into tensors of a device or kernel, and a norm that is NaN scales
+    nothing. Waits for the gradients' device. Raises ConfigError for a limit below 0.
     """
-    parameters = list(parameters)
-    norm = grad_norm(parameters)
-    factor = max_norm / (norm + 1e-6)
+    if not max_norm >= 0:
+        raise ConfigError(f"clip_grad_norm_ takes a max_norm >= 0, got {max_norm!r} [LW002]")
+    gradients = gradients_of(parameters)
+    norm = norm_of(gradients, 2)
+    factor = clip_factor(norm, max_norm)
     if factor < 1.0:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
+        for gradient in gradients:
+            gradient.mul_(factor)
     return norm
+
+
+@torch.no_grad()
+def clip_grad_value_(parameters: Parameters, value: float) -> None:
+    """Bring every element of every gradient into [-value, value], in place; a NaN stays one.
+
+    Raises ConfigError for a limit below 0.
+    """
+    if not value >= 0:
+        raise ConfigError(f"clip_grad_value_ takes a value >= 0, got {value!r} [LW002]")
+    for gradient in gradients_of(parameters):
+        gradient.clamp_(-value, value)
+
+
+def norm_of(gradients: list[Tensor], order: float) -> float:
+    """What `grad_norm` says, of these gradients."""
+    parts = pieces(gradients)
+    norms = numbers([torch.linalg.vector_norm(part, order) for part in parts])
+    if order == math.inf:
+        return greatest(norms)
+    total = 0.0
+    for part, norm in zip(parts, norms, strict=True):
+        if not math.isfinite(norm):  # the sum left float32, not yet the norm
+            norm = float(torch.linalg.vector_norm(part, order, dtype=torch.float64))
+        total += norm * norm if order == 2 else norm
+    return math.sqrt(total) if order == 2 else total
+
+
+def clip_factor(norm: float, max_norm: float) -> float:
+    """What clipping multiplies gradients of this norm by: 1.0 if they stay as they are."""
+    factor = max_norm / (norm + 1e-6)
+    return factor if factor < 1.0 else 1.0
+
+
+def gradients_of(parameters: Parameters) -> list[Tensor]:
+    """The gradients that are there, in the order of the parameters."""
+    if isinstance(parameters, Tensor):
+        parameters = [parameters]  # type: ignore[list-item]
+    return [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
+
+
+def pieces(gradients: Iterable[Tensor]) -> list[Tensor]:
+    """All elements as the fixed chunks that sums are taken over; 1-D, but for a small gradient, which stays itself."""
+    every: list[Tensor] = []
+    for gradient in gradients:
+        count = gradient.numel()
+        if 0 < count <= CHUNK_ELEMENTS and gradient.is_contiguous():
+            every.append(gradient)  # no view: of a tiny model's step these would be a third
+        elif count:
+            every.extend(chunks(_flat(gradient)))
+    return every
+
+
+def numbers(values: list[Tensor]) -> list[float]:
+    """One number each; brought over at once from a device, where each alone would be a wait."""
+    if not values or values[0].is_cpu:
+        return [value.item() for value in values]
+    first = values[0].device
+    together: list[float] = torch.stack([value.to(first) for value in values]).tolist()
+    return together
+
+
+def greatest(values: list[float]) -> float:
+    """NaN if any value is, 0.0 of none."""
+    return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)
 
 
 class AdamW:
     """torch.optim.AdamW(fused=True), the same kernel and bits, without what its first step imports.
 
     torch's own optimizers load the whole of dynamo at their first use: 5 s of CPU in every process, more than all the
-    rest of a start.
+    rest of a start. What the kernel is given is put together only when other parameters than last time have gradients.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, eps: float = 1e-8) -> None:
-        self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), "lr": lr}]
         self.weight_decay = weight_decay
         self.betas = (0.9, 0.999)
         self.eps = eps
-        self._state: dict[nn.Parameter, tuple[Tensor, Tensor, Tensor]] = {}
+        self._parameters = list(parameters)
+        self.param_groups: list[dict[str, Any]] = [{"params": self._parameters, "lr": lr}]
+        self._moments: list[tuple[Tensor, Tensor] | None] = [None] * len(self._parameters)
+        self._counts = torch.zeros(len(self._parameters), device=self._parameters[0].device)
+        self._moves = [False] * len(self._parameters)
+        self._put_together()
 
     @torch.no_grad()
     def step(self) -> None:
         """One update of every parameter that has a gradient; the others' moments and counts stay."""
-        group = self.param_groups[0]
-        moving = [p for p in group["params"] if p.grad is not None]
-        if not moving:
+        gradients = [p.grad for p in self._parameters]
+        moves = [gradient is not None for gradient in gradients]
+        if moves != self._moves:
+            self._moves = moves
+            self._put_together()
+        if not self._moving:
             return
-        for p in moving:
-            if p not in self._state:
-                step = torch.zeros((), dtype=torch.float32, device=p.device)
-                self._state[p] = (torch.zeros_like(p), torch.zeros_like(p), step)
-        first, second, steps = (list(each) for each in zip(*(self._state[p] for p in moving), strict=True))
-        torch._foreach_add_(steps, 1.0)
+        self._counts.add_(self._added)
         beta1, beta2 = self.betas
         torch._fused_adamw_(
-            moving, [p.grad for p in moving], first, second, [], steps, lr=group["lr"], beta1=beta1, beta2=beta2,
-            weight_decay=self.weight_decay, eps=self.eps, amsgrad=False, maximize=False,
+            self._moving, [g for g in gradients if g is not None], self._first, self._second, [], self._steps,
+            lr=self.param_groups[0]["lr"], beta1=beta1, beta2=beta2, weight_decay=self.weight_decay, eps=self.eps,
+            amsgrad=False, maximize=False,
         )  # fmt: skip
+
+    def _put_together(self) -> None:
+        """What the kernel is given for the parameters that move; their moments begin with their first move."""
+        places = [place for place, moves in enumerate(self._moves) if moves]
+        self._moving: list[Tensor] = [self._parameters[place] for place in places]
+        for place, p in zip(places, self._moving, strict=True):
+            self._moments[place] = self._moments[place] or (torch.zeros_like(p), torch.zeros_like(p))
+        moments = [pair for place in places if (pair := self._moments[place])]
+        self._first, self._second = [first for first, _ in moments], [second for _, second in moments]
+        self._steps = [self._counts[place] for place in places]
+        self._added = torch.tensor(self._moves, dtype=torch.float32, device=self._counts.device)
 
 
 def warmup_cosine(warmup_steps: int, total_steps: int) -> Schedule:
