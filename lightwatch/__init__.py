@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from control.errors import OrderRefused as OrderRefused
     from control.process import ControlProcess as ControlProcess
 
+    from .callbacks import BatchEnd as BatchEnd
+    from .callbacks import BatchStart as BatchStart
+    from .callbacks import CallbackHandle as CallbackHandle
+    from .callbacks import CallbackType as CallbackType
+    from .callbacks import CheckpointWritten as CheckpointWritten
+    from .callbacks import EpochEnd as EpochEnd
+    from .callbacks import EpochStart as EpochStart
+    from .callbacks import ErrorRaised as ErrorRaised
+    from .callbacks import GradientSync as GradientSync
     from .config import GPTConfig as GPTConfig
     from .config import TrainingConfig as TrainingConfig
     from .data import Batch as Batch
@@ -32,10 +41,25 @@ if TYPE_CHECKING:
     from .metrics import TrainingState as TrainingState
     from .model import GPT as GPT
     from .optim import clip_grad_norm_ as clip_grad_norm_
+    from .optim import clip_grad_value_ as clip_grad_value_
+    from .optim import grad_norm as grad_norm
+    from .statistics import GradientStatistics as GradientStatistics
+    from .statistics import gradient_statistics as gradient_statistics
     from .status import TrainingStatus as TrainingStatus
     from .trainer import Trainer as Trainer
 
 _HOMES = {
+    "lightwatch.callbacks": (
+        "BatchEnd",
+        "BatchStart",
+        "CallbackHandle",
+        "CallbackType",
+        "CheckpointWritten",
+        "EpochEnd",
+        "EpochStart",
+        "ErrorRaised",
+        "GradientSync",
+    ),
     "lightwatch.config": ("GPTConfig", "TrainingConfig"),
     "lightwatch.data": ("Batch", "TextData"),
     "lightwatch.errors": (
@@ -49,7 +73,8 @@ _HOMES = {
     ),
     "lightwatch.metrics": ("TrainingState",),
     "lightwatch.model": ("GPT",),
-    "lightwatch.optim": ("clip_grad_norm_",),
+    "lightwatch.optim": ("clip_grad_norm_", "clip_grad_value_", "grad_norm"),
+    "lightwatch.statistics": ("GradientStatistics", "gradient_statistics"),
     "lightwatch.status": ("TrainingStatus",),
     "lightwatch.trainer": ("Trainer",),
     "control.client": ("ControlClient",),
