@@ -1,0 +1,48 @@
+"""`python -m scripts.benchmarks.sphere_host NAME ADDRESS CONTROL DIR PATH…`: the spheres of one of two pretended hosts.
+
+What `python -m spheres` does, with what a host of its own would have: a name, its own shared memory, and an address
+that the other host reaches. It is run inside the host's network namespace (`ip netns exec`, which gives it a mount
+namespace as well).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+from control.protocol import Hello
+from spheres import launch
+
+CLONE_NEWUTS = 0x04000000
+
+
+def main(name: str, address: str, control: str, folder: Path, paths: list[str]) -> int:
+    launch.follow_launcher()
+    be_a_host(name)
+    from spheres import worker
+
+    vars(worker)["Hello"] = partial(Hello, address=address)
+
+    def start(path: str) -> int:
+        return worker.main(folder, control, path)
+
+    return launch.run_host(paths, folder, start)
+
+
+def be_a_host(name: str) -> None:
+    """A host name and a /dev/shm of this process's own, so that nobody takes the other host for this one."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWUTS):
+        raise OSError(ctypes.get_errno(), "a host name of one's own was refused")
+    socket.sethostname(name)
+    if os.path.isdir("/dev/shm"):
+        subprocess.run(["mount", "-t", "tmpfs", "none", "/dev/shm"], check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], Path(sys.argv[4]), sys.argv[5:]))
