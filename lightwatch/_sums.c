@@ -1,4 +1,4 @@
-/* One pass over one gradient: what lightwatch/exact.py says in torch calls, with the same bits.
+/* Each gradient in one pass: what lightwatch/exact.py says in torch calls, with the same bits.
 
    Laws
      1. fl32(g * s) is one IEEE product, then one rounding to an integer, half to even: never contracted, never fused.
@@ -7,7 +7,8 @@
      4. What is out of range, NaN or Inf becomes what this processor's conversion makes of it, as in torch; such sums
         are only ever measured with or thrown away.
 
-   Addresses arrive as integers from `Tensor.data_ptr()`; nothing here is checked, exact.py has done so. */
+   Addresses arrive as integers from `Tensor.data_ptr()`; nothing here is checked, exact.py has done so. A function that
+   changes its arguments changes its name too: what is left of an older build then falls back to torch. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -16,7 +17,7 @@
 #include <stdint.h>
 
 /* No -march: a wheel travels. The loader chooses by the processor that it finds; the bits are the same. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)
+#if !defined(EACH_PROCESSOR) && defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)
 #if __has_attribute(target_clones)
 #define EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
@@ -25,7 +26,6 @@
 #define EACH_PROCESSOR
 #endif
 
-#define ARGUMENTS 6
 #define WORTH_RELEASING 16384 /* elements: below, others wait for the interpreter for less than a few microseconds */
 
 typedef union {
@@ -61,12 +61,36 @@ add(float *restrict sums, const word *restrict gradient, Py_ssize_t count)
     return most;
 }
 
-/* check 0 is the address of none: float sums, which are not scaled either. */
+/* Sums and means may be the same memory, else they do not overlap; saying so is worth a loop of its own. */
+EACH_PROCESSOR static void
+scale_all(word *means, const word *sums, Py_ssize_t count, float factor)
+{
+    if (means == sums) {
+        for (Py_ssize_t i = 0; i < count; i++) {
+            means[i].number = (float)means[i].bits * factor;
+        }
+    } else {
+        word *restrict into = means;
+        const word *restrict from = sums;
+        for (Py_ssize_t i = 0; i < count; i++) {
+            into[i].number = (float)from[i].bits * factor;
+        }
+    }
+}
+
+static PyObject *
+wrong_count(Py_ssize_t expected, Py_ssize_t given)
+{
+    return PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", expected, given);
+}
+
+/* take(sums, gradient, count, top, check, scale)
+   check 0 is the address of none: float sums, which are not scaled either. */
 static PyObject *
 take(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
 {
-    if (given != ARGUMENTS) {
-        return PyErr_Format(PyExc_TypeError, "expected %d arguments, got %zd", ARGUMENTS, given);
+    if (given != 6) {
+        return wrong_count(6, given);
     }
     void *sums = PyLong_AsVoidPtr(arguments[0]);
     const word *gradient = PyLong_AsVoidPtr(arguments[1]);
@@ -91,9 +115,31 @@ take(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
     Py_RETURN_NONE;
 }
 
+/* mean(means, sums, count, factor) */
+static PyObject *
+mean(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
+{
+    if (given != 4) {
+        return wrong_count(4, given);
+    }
+    word *means = PyLong_AsVoidPtr(arguments[0]);
+    const word *sums = PyLong_AsVoidPtr(arguments[1]);
+    Py_ssize_t count = PyLong_AsSsize_t(arguments[2]);
+    double factor = PyFloat_AsDouble(arguments[3]);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    PyThreadState *state = count < WORTH_RELEASING ? NULL : PyEval_SaveThread();
+    scale_all(means, sums, count, (float)factor);
+    if (state) {
+        PyEval_RestoreThread(state);
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
-    {"take", (PyCFunction)(void (*)(void))take, METH_FASTCALL,
-     "take(sums, gradient, count, top, check, scale): add one gradient; addresses, and 0 for no check (float sums)."},
+    {"take", (PyCFunction)(void (*)(void))take, METH_FASTCALL, "Add one gradient to sums."},
+    {"mean", (PyCFunction)(void (*)(void))mean, METH_FASTCALL, "Turn integer sums into float32 means."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -29,14 +29,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .flat import CHUNK_ELEMENTS, FlatLayout, chunks, in_memory_order
 
 try:
-    from . import _sums
-except ImportError as error:  # no compiler when this was installed, or compiled for another system
+    from ._sums import mean, take
+except ImportError as error:  # no compiler at installation, or compiled for another system
     logging.getLogger(__name__).debug("gradients are summed by torch calls: %s", error)
     KERNEL = "torch"
 else:
@@ -116,9 +117,10 @@ class Accumulator:
         self._scaled = torch.empty(CHUNK_ELEMENTS, dtype=torch.float32, device=layout.device)
         self._rounded = torch.empty(CHUNK_ELEMENTS, dtype=torch.int32, device=layout.device)
         self._scales = [1.0] * count
-        self._bound_scales = torch.ones(count, dtype=torch.float64)
+        self._bound_scales = np.ones(count)
         self._firings = [0] * count
         self._open = False
+        self._parameters = [slot.parameter for slot in layout.slots]
         self.on_added: Callable[[int, int], None] | None = None
         self._hooks = [
             slot.parameter.register_post_accumulate_grad_hook(self._hook(index))  # type: ignore[no-untyped-call]
@@ -132,7 +134,7 @@ class Accumulator:
             tensor.zero_()
         if self.exact:
             self._scales = [math.ldexp(1.0, scale_exponent(e)) for e in exponents]
-            self._bound_scales = torch.tensor(self._scales, dtype=torch.float64) * 2.0**BOUND_BITS
+            self._bound_scales = np.array(self._scales) * 2.0**BOUND_BITS
 
     def close(self) -> None:
         """Take the hooks off the model."""
@@ -148,8 +150,8 @@ class Accumulator:
         self._weight = float(weight)
         self._tops.zero_()
         self._firings = [0] * len(self._firings)
-        for slot in self.layout.slots:  # what a backward outside has left would be added to this one's gradient
-            slot.parameter.grad = None
+        for parameter in self._parameters:  # what a backward outside has left would be added to this one's gradient
+            parameter.grad = None
         self._open = True
         try:
             yield
@@ -158,18 +160,20 @@ class Accumulator:
 
     def settle(self) -> int:
         """After a whole backward: add its bounds, and say which parameter was first to be NaN or Inf (-1: none)."""
-        tops = self._tops.cpu()
-        finite = torch.isfinite(tops)
+        tops = self._tops.cpu().numpy()
         if self.exact:
-            bound = torch.nan_to_num(tops * self._weight * self._bound_scales, nan=float(UNCOUNTABLE_BOUND))
-            self.bounds += bound.ceil().clamp_(max=float(UNCOUNTABLE_BOUND)).to(torch.int64)
-        self.fired += torch.tensor([min(n, 1) for n in self._firings])
-        return -1 if bool(finite.all()) else int((~finite).nonzero()[0])
+            bound = np.ceil(tops * self._weight * self._bound_scales)
+            bounds = self.bounds.numpy()
+            bounds += np.fmin(bound, float(UNCOUNTABLE_BOUND)).astype(np.int64)  # fmin: a NaN loses
+        fired = self.fired.numpy()
+        fired += np.minimum(self._firings, 1)
+        finite = np.isfinite(tops)
+        return -1 if finite.all() else int(np.flatnonzero(~finite)[0])
 
     def _hook(self, index: int) -> Callable[[nn.Parameter], None]:
         slot = self.layout.slots[index]
         in_torch = self._in_torch(index)
-        take = self._in_c(index, in_torch) if KERNEL == "c" and self.layout.device.type == "cpu" else in_torch
+        add = self._in_c(index, in_torch) if KERNEL == "c" and self.layout.device.type == "cpu" else in_torch
 
         def hook(parameter: nn.Parameter) -> None:
             gradient = parameter.grad
@@ -181,7 +185,7 @@ class Accumulator:
                     "sums need dense ones: build its embedding with sparse=False"
                 )
             parameter.grad = None
-            take(gradient)
+            add(gradient)
             self._firings[index] += 1
             if self.on_added is not None:
                 self.on_added(index, self._firings[index])
@@ -191,13 +195,13 @@ class Accumulator:
     def _in_c(self, index: int, otherwise: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
         """One pass; `otherwise` takes what is no plain array in the parameter's own memory order."""
         slot = self.layout.slots[index]
-        stride, count, take = slot.parameter.stride(), slot.count, _sums.take
+        stride, count, float32 = slot.parameter.stride(), slot.count, torch.float32
         sums, top = slot.of(self.sums).data_ptr(), self._tops[index].data_ptr()
         check = self.checks[slot.bucket].data_ptr() if self.exact else 0
 
         def add(gradient: Tensor) -> None:
-            plain = type(gradient) is Tensor and gradient.dtype is torch.float32 and not gradient.is_neg()
-            if plain and gradient.stride() == stride:
+            plain = type(gradient) is Tensor and gradient.dtype is float32 and not gradient.is_neg()
+            if plain and gradient.stride() == stride and gradient.numel() == count:
                 take(sums, gradient.data_ptr(), count, top, check, self._weight * self._scales[index])
             else:
                 otherwise(gradient)
@@ -254,9 +258,21 @@ def write_mean(
         for bucket, each in zip(layout.buckets, sums, strict=False):
             torch.div(each, weight, out=bucket.of(means))
         return
+    in_c = KERNEL == "c" and means.device.type == "cpu"
+    home = _address(means, torch.float32, layout.size) if in_c else 0
+    homes = [_address(s, torch.int32, b.end - b.begin) for b, s in zip(layout.buckets, sums, strict=False) if in_c]
     for slot, exponent in zip(layout.slots, exponents, strict=True):
         factor = math.ldexp(1.0, -scale_exponent(exponent)) / weight
         begin = slot.offset - layout.buckets[slot.bucket].begin
+        if in_c:
+            mean(home + 4 * slot.offset, homes[slot.bucket] + 4 * begin, slot.count, factor)
+            continue
         summed = sums[slot.bucket][begin : begin + slot.count]
         for part, out in zip(chunks(summed), chunks(slot.of(means)), strict=True):
             torch.mul(part, factor, out=out)
+
+
+def _address(tensor: Tensor, dtype: torch.dtype, count: int) -> int:
+    """Where so many elements lie one after the other."""
+    assert tensor.is_contiguous() and tensor.dtype is dtype and tensor.numel() == count
+    return tensor.data_ptr()

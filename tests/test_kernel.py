@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -16,10 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightwatch import exact
-from lightwatch.exact import OVERFLOW_BOUND, Accumulator
+from lightwatch.exact import OVERFLOW_BOUND, Accumulator, write_mean
 from lightwatch.flat import CHUNK_ELEMENTS, FlatLayout
 from lightwatch.sync import Alone
 from lightwatch.trainer import Trainer
+from tests.house.source import ROOT
 from tests.models import gpt_trainer
 from tests.trees import train_on_tree
 
@@ -119,7 +126,7 @@ def test_lengths_beyond_a_chunk_are_summed_whole(count: int, exactly: bool) -> N
 @pytest.mark.parametrize("count", [0, 1, 5, 16, 31, 32, 33, 100])
 def test_no_place_in_memory_matters_and_nothing_else_is_touched(count: int, skipped: int) -> None:
     """A gradient may begin at any float of a larger array; sums before and after stay."""
-    from lightwatch import _sums
+    from lightwatch._sums import take
 
     gradient = torch.randn(150, generator=torch.Generator().manual_seed(count))
     sums = torch.arange(150, dtype=torch.int32)
@@ -128,7 +135,7 @@ def test_no_place_in_memory_matters_and_nothing_else_is_touched(count: int, skip
     expected = sums.clone()
     q = (part * 1e6).round().to(torch.int32)
     expected[17 : 17 + count] += q
-    _sums.take(sums[17:].data_ptr(), part.data_ptr(), count, top.data_ptr(), check.data_ptr(), 1e6)
+    take(sums[17:].data_ptr(), part.data_ptr(), count, top.data_ptr(), check.data_ptr(), 1e6)
     assert torch.equal(sums, expected)
     assert int(check) == 7 + int(q.sum())
     assert float(top) == 0.25 + (float(part.abs().max()) if count else 0.0)
@@ -158,6 +165,61 @@ def test_a_gradient_that_is_no_plain_array_is_summed_as_what_it_says(kind: str, 
     expected = (given * 3 * 2.0**20).round().to(torch.int32) if exactly else given
     assert torch.equal(part.sums[: given.numel()], expected)
     assert part.settle() == -1 and part.fired.tolist() == [1]
+
+
+@pytest.mark.parametrize("over", [True, False])
+@given(st.sampled_from(LENGTHS), st.integers(0, 2**32 - 1), st.integers(-60, 90), st.integers(1, 2**30))
+@settings(max_examples=100, deadline=None)
+def test_the_mean_is_one_factor_rounded_once(over: bool, count: int, seed: int, exponent: int, weight: int) -> None:
+    """In both forms, over the sums themselves or apart, numpy's float32 product."""
+    random = np.random.default_rng(seed)
+    layout = FlatLayout(nn.ParameterList([torch.zeros(count), torch.zeros(3)]))
+    values = (random.integers(-(2**31), 2**31, layout.size) >> random.integers(0, 31, layout.size)).astype(np.int32)
+    for form in ("c", "torch"):
+        sums = torch.from_numpy(values.copy())
+        means = sums.view(torch.float32) if over else torch.zeros(layout.size)
+        with patch.object(exact, "KERNEL", form):
+            write_mean(layout, [sums], means, [exponent, 20], weight)
+        for slot, each in zip(layout.slots, (exponent, 20), strict=True):
+            factor = np.float32(2.0**-each / weight)
+            expected = values[slot.offset : slot.offset + slot.count].astype(np.float32) * factor
+            assert slot.of(means).tolist() == expected.tolist()
+
+
+PROCESSORS = {"plain": "", "avx2": "-mavx2", "avx512f": "-mavx512f", "all that it has": "-march=native"}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_no_processor_gives_other_bits(name: str, tmp_path: Path) -> None:
+    """The same source compiled for one processor only; also where it could fuse a product with a sum."""
+    if name.startswith("avx") and f" {name} " not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor could not run it")
+    flags = f"-DEACH_PROCESSOR= {PROCESSORS[name]}"
+    command = [
+        sys.executable,
+        "setup.py",
+        "-q",
+        "build_ext",
+        "--build-lib",
+        str(tmp_path),
+        "--build-temp",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "CFLAGS": flags}, capture_output=True, text=True)
+    (file,) = tmp_path.rglob("_sums*.so")
+    assert done.returncode == 0, done.stderr
+    loader = ExtensionFileLoader("lightwatch._sums", str(file))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    loader.exec_module(module)
+    rows = np.random.default_rng(1).integers(0, 2**32, (3, 100_003), dtype=np.uint32).view(np.float32)
+    rows[1] = np.random.default_rng(2).standard_normal(100_003).astype(np.float32)
+    for exactly in (True, False):
+        expected, _ = accumulated("c", list(rows), [3, 5, 7], 20, exactly=exactly)
+        with patch.object(exact, "take", module.take):
+            found, _ = accumulated("c", list(rows), [3, 5, 7], 20, exactly=exactly)
+        assert seen(found) == seen(expected)
 
 
 @pytest.mark.parametrize("tree", ["2", "a:2,b:1"])
