@@ -44,7 +44,7 @@ class TrainingConfig(Section):
     label_smoothing: float = number(0.0, least=0.0, below=1.0)
     headroom_bits: int = whole(5, least=1, most=12)  # growth of a gradient from step to step without a redo
     eval_batches: int = whole(32, least=1)  # evaluation looks at this many micro-batches at most
-    nan_policy: str = text("stop", "stop")
+    nan_policy: str = text("stop", "stop", "skip")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class GPTConfig(Section):
         super().__post_init__()
         if self.width % self.heads:
             raise ConfigError(
-                f"GPTConfig.width must be a multiple of heads, got width {self.width} and heads {self.heads}"
+                f"GPTConfig.width must be a multiple of heads, got width {self.width} and heads {self.heads} [LW004]"
             )
 
 
@@ -90,7 +90,7 @@ class ControlConfig(Section):
         if not port or (port != "*" and int(port) > 65535):
             raise ConfigError(
                 f"ControlConfig.listen must look like tcp://127.0.0.1:5555 (or :* for a free port), "
-                f"got {shown(self.listen)}"
+                f"got {shown(self.listen)} [LW006]"
             )
 
 
@@ -113,14 +113,18 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name, section in self.SECTIONS.items():
             if not isinstance(getattr(self, name), section):
-                raise ConfigError(f"RunConfig.{name} must be a {section.__name__}, got {shown(getattr(self, name))}")
+                raise ConfigError(
+                    f"RunConfig.{name} must be a {section.__name__}, got {shown(getattr(self, name))} [LW002]"
+                )
         if self.data.sequence_length > self.model.context:
             raise ConfigError(
                 f"data.sequence_length must fit the model's context, got {self.data.sequence_length} "
-                f"and model.context {self.model.context}: lower the one or raise the other"
+                f"and model.context {self.model.context}: lower the one or raise the other [LW004]"
             )
         if self.model.vocabulary < 256:
-            raise ConfigError(f"model.vocabulary must be >= 256, for the data are bytes, got {self.model.vocabulary}")
+            raise ConfigError(
+                f"model.vocabulary must be >= 256, for the data are bytes, got {self.model.vocabulary} [LW004]"
+            )
 
 
 # `lightwatch train` starts from here: 3.8 M parameters, some two minutes on two cores.
@@ -142,7 +146,7 @@ def load(path: Path, base: RunConfig) -> RunConfig:
     for name, value in found.items():
         if name != "training" and name in RunConfig.SECTIONS:
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{path}: [{name}] must be a table, got {shown(value)}")
+                raise ConfigError(f"{path}: [{name}] must be a table, got {shown(value)} [LW002]")
             tables[name] = value
         else:
             top[name] = value
@@ -195,18 +199,20 @@ def _parsed(path: Path) -> dict[str, Any]:
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
-            raise ConfigError(f"{path}: a config must be a file, this is a folder or a device")
+            raise ConfigError(f"{path}: a config must be a file, this is a folder or a device [LW005]")
         with path.open("rb") as file:
             raw = file.read(FILE_BYTES_MOST + 1)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise ConfigError(f"{path}: the config can't be read: {reason}") from None
+        raise ConfigError(f"{path}: the config can't be read: {reason} [LW005]") from None
     if len(raw) > FILE_BYTES_MOST:
-        raise ConfigError(f"{path}: a config is at most {FILE_BYTES_MOST} bytes, this is larger: is it another file?")
+        raise ConfigError(
+            f"{path}: a config is at most {FILE_BYTES_MOST} bytes, this is larger: is it another file? [LW005]"
+        )
     try:
         return tomllib.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: bad TOML, bad UTF-8, a number of 5,000 digits
-        raise ConfigError(f"{path}: this is not TOML: {error}") from None
+        raise ConfigError(f"{path}: this is not TOML: {error} [LW005]") from None
 
 
 def _refuse_misplaced(table: str, values: Iterable[str]) -> None:
@@ -217,7 +223,7 @@ def _refuse_misplaced(table: str, values: Iterable[str]) -> None:
         for home, section in RunConfig.SECTIONS.items():
             if name in section.names():
                 place = "at the top, before any table" if home == "training" else f"in the table [{home}]"
-                raise ConfigError(f"{name!r} belongs {place}")
+                raise ConfigError(f"{name!r} belongs {place} [LW003]")
     known = RunConfig.SECTIONS[table].names()
     if table == "training":
         known += ("model", "data", "control")

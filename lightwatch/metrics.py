@@ -83,6 +83,19 @@ class Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._mark
         self._mark = now
 
+    def split(self, first: str, seconds: float, rest: str) -> None:
+        """As `lap`, booking at most so many seconds under `first` and what remains under `rest`."""
+        now = time.perf_counter()
+        lap_s = now - self._mark
+        first_s = min(max(seconds, 0.0), lap_s)
+        for name, spent_s in ((first, first_s), (rest, lap_s - first_s)):
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent_s
+        self._mark = now
+
+    def of(self, *names: str) -> float:
+        """What was booked under these names."""
+        return sum(self.seconds.get(name, 0.0) for name in names)
+
     def total(self) -> dict[str, float]:
         """All laps, and `step` for the whole time since this watch was made."""
         return {**self.seconds, "step": time.perf_counter() - self._start}

@@ -1,7 +1,8 @@
 """One sphere's copy of the run: weights, moments, exponents, buffers, and the sums of the step in progress.
 
 Laws
-  1. Sums change by whole micro-batches; the copy itself changes in `commit` alone, all of it or nothing.
+  1. Sums change by whole micro-batches; the copy itself changes in `update` and `adopt_buffers` alone, after all have
+     agreed to it.
   2. A micro-batch's gradient is a function of (version, index): it starts from the version's buffers and its own seed,
      whatever was computed here before.
   3. Clipping comes once, after averaging. The mean gradient is rounded before it is clipped, so that one
@@ -15,20 +16,29 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .config import TrainingConfig
 from .data import Batch, key, seed_everything
+from .departures import Departures
 from .errors import ConfigError, NonFiniteError
-from .exact import UNMEASURED, Accumulator, checksum, write_mean
+from .exact import UNMEASURED, Accumulator, checksum, same_checksum, write_mean
 from .flat import Buffers, FlatLayout, digest_of, trainable_parameters
-from .optim import AdamW, Schedule, clip_grad_norm_, grad_norm
+from .optim import AdamW, Schedule, clip_factor, clip_grad_norm_, grad_norm
 from .tail import Outcome, Tail
 
 LossFunction = Callable[[Any, Any], Tensor]
+
+
+class Applied(NamedTuple):
+    """What an update did. norm: before clipping; clip_ratio: the factor that clipping put on it, 1 for none."""
+
+    norm: float
+    learning_rate: float
+    clip_ratio: float
 
 
 class Replica:
@@ -49,6 +59,9 @@ class Replica:
         self.exact = config.reduction == "exact"
         self.exponents: list[int] | None = [UNMEASURED] * len(self.layout.slots) if self.exact else None
         self._part = Accumulator(self.layout, exact=self.exact)
+        self._departures = Departures(self.layout, self._leave)
+        self._send: Callable[[Tensor], None] | None = None
+        self.intact = True
         self._means = self._part.sums.view(torch.float32)
         self._gradients = [slot.shaped(self._means) for slot in self.layout.slots]
         self._parameters = [slot.parameter for slot in self.layout.slots]
@@ -63,11 +76,23 @@ class Replica:
     def begin(self) -> None:
         """Empty sums for a new position; the buffers are the version's again, whatever was computed in between."""
         self._part.begin(self.exponents or ())
+        self._departures.begin()
+        self.intact = True
         self._taken_buffers.zero_()
         self.restore_buffers()
 
-    def compute(self, version: int, index: int, batch: Batch) -> Outcome:
-        """Forward and backward of one training micro-batch; its gradient is in the sums when this returns."""
+    def send_to(self, send: Callable[[Tensor], None], *, early: bool) -> None:
+        """Where buckets leave to, in index order. early: `compute` may be told to let them leave in its backward."""
+        self._send = send
+        self._part.on_added = self._departures.fired if early else None
+
+    def compute(self, version: int, index: int, batch: Batch, *, last: bool = False) -> Outcome:
+        """Forward and backward of one training micro-batch; its gradient is in the sums when this returns.
+
+        last: nothing is added to this position's sums afterwards, so each bucket leaves as soon as it is complete.
+        """
+        if last:
+            self._departures.open()
         self.restore_buffers()
         if batch.weight == 0:
             self._take_buffers(index)
@@ -99,10 +124,18 @@ class Replica:
             self.restore_buffers()
         return Outcome(loss, batch.weight, batch.samples)
 
-    def buckets(self) -> list[Tensor]:
-        """The own sums in the order in which they must be reduced; the model's buffers, if it has any, come last."""
-        buckets = [bucket.of(self._part.sums) for bucket in self.layout.buckets]
-        return [*buckets, self._taken_buffers] if self._buffers.words else buckets
+    def finish(self) -> None:
+        """The own sums are complete: what has not yet left does; the model's buffers, if it has any, come last."""
+        self._departures.finish()
+        if self._buffers.words and self._send is not None:
+            self._send(self._taken_buffers)
+
+    def _leave(self, index: int) -> None:
+        bucket = self.layout.buckets[index].of(self._part.sums)
+        if self.exact and not same_checksum(int(checksum(bucket)), int(self._part.checks[index])):
+            self.intact = False
+        if self._send is not None:
+            self._send(bucket)
 
     def tail(self, outcomes: Mapping[int, Outcome], units: int, rank: int, members: int) -> Tail:
         """What this member, number `rank` of `members`, says in the tail of a position with so many units."""
@@ -112,43 +145,54 @@ class Replica:
         for unit, outcome in outcomes.items():
             tail.take(unit, rank, outcome)
         tail.members["weights"][rank] = self.check()
+        tail.members["late"][rank] = self._departures.late
         return tail
-
-    def intact(self) -> bool:
-        """Whether the own sums still are what was added to them."""
-        return not self.exact or self.checksums(self.buckets()) == [c % 2**32 for c in self._part.checks.tolist()]
 
     def checksums(self, buckets: Sequence[Tensor]) -> list[int]:
         """The checksum, modulo 2^32, of each gradient bucket."""
         return [int(checksum(bucket)) % 2**32 for bucket in buckets[: len(self.layout.buckets)]]
 
-    def commit(
-        self, sums: Sequence[Tensor], weight: int, fired: Sequence[int], rate: Callable[[float], float]
-    ) -> tuple[float, float] | None:
-        """Apply reduced sums: mean, clip, optimizer. Returns (gradient norm before clipping, learning rate used).
-
-        Raises NonFiniteError before anything has changed if the mean is not finite.
+    def take_mean(self, sums: Sequence[Tensor], weight: int, fired: Sequence[int]) -> None:
+        """Turn reduced sums into the mean gradient, in each parameter's `grad`. The own sums are gone with it.
 
         fired: per parameter, how many micro-batches gave it a gradient; those with none are left out, as torch does.
-        weight 0: nobody had a target; only the buffers are taken, and None is returned.
         """
-        if weight:
-            write_mean(self.layout, sums, self._means, self.exponents, weight)
-            for parameter, gradient, count in zip(self._parameters, self._gradients, fired, strict=True):
-                parameter.grad = gradient if count else None
-            limit = self.config.max_grad_norm
-            norm = clip_grad_norm_(self._parameters, limit) if limit else grad_norm(self._parameters)
-            if not math.isfinite(norm):  # float sums can overflow where no summand did
-                raise NonFiniteError(f"the norm of the mean gradient is {norm}; no weight was changed")
-            for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
-                group["lr"] = rate(base)
-            self.optimizer.step()
-            for parameter in self._parameters:
-                parameter.grad = None
+        write_mean(self.layout, sums, self._means, self.exponents, weight)
+        for parameter, gradient, count in zip(self._parameters, self._gradients, fired, strict=True):
+            parameter.grad = gradient if count else None
+
+    def update(self, rate: Callable[[float], float]) -> Applied:
+        """Clip the mean gradient and let the optimizer take its step.
+
+        Raises NonFiniteError before anything has changed if the mean is not finite.
+        """
+        limit = self.config.max_grad_norm
+        norm = clip_grad_norm_(self._parameters, limit) if limit else grad_norm(self._parameters)
+        if not math.isfinite(norm):  # float sums can overflow where no summand did
+            self.drop_mean()
+            raise NonFiniteError(f"the norm of the mean gradient is {norm}; no weight was changed")
+        for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate(base)
+        self.optimizer.step()
+        self.drop_mean()
+        ratio = clip_factor(norm, limit) if limit else 1.0
+        return Applied(norm, float(self.optimizer.param_groups[0]["lr"]), ratio)
+
+    def drop_mean(self) -> None:
+        """No parameter has a gradient any more."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def adopt_buffers(self, sums: Sequence[Tensor]) -> None:
+        """The version's buffers are now those that micro-batch 0 left."""
         if self._buffers.words:
             self._version_buffers = sums[-1].clone()
             self.restore_buffers()
-        return (norm, float(self.optimizer.param_groups[0]["lr"])) if weight else None
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained, in the layout's order."""
+        return self._parameters
 
     # ------------------------------------------------------------ the whole copy
 

@@ -64,10 +64,12 @@ class Start:
 
 
 class Length(NamedTuple):
-    """How long a training is: it ends at version `max_steps`; an epoch is `steps_per_epoch` of them."""
+    """How long a training is: it ends at version `max_steps`; an epoch is `steps_per_epoch` of them. And how large one
+    gradient is."""
 
     max_steps: int
     steps_per_epoch: int
+    gradient_bytes: int = 0
 
 
 class GenerationEnded(Exception):
@@ -96,12 +98,21 @@ class Sync(Protocol):
         """Bring the state down the tree into `tensors`, all or nothing."""
 
     def deal(self, position: Position, training: int, evaluation: int) -> Sequence[int]:
-        """The units of this position that are this sphere's: training 0.., then evaluation training.. ."""
+        """The units of this position that are this sphere's: training 0.., then evaluation training.. .
 
-    def reduce(self, bucket: Tensor) -> Tensor:
-        """The sum of this bucket over all spheres, in a buffer that is never `bucket` unless there is nobody else.
+        Whatever was begun to be summed before is forgotten.
+        """
 
-        Called for every bucket of a position in index order. Raises GenerationEnded.
+    def reduce(self, bucket: Tensor) -> None:
+        """Begin to sum this bucket over all spheres. Doesn't wait, raises nothing: it is called from within a backward.
+
+        Called for every bucket of a position in index order; the caller leaves the bucket alone until `reduced`.
+        """
+
+    def reduced(self) -> list[Tensor]:
+        """The sums of all buckets of this position, never in the caller's memory unless there is nobody else.
+
+        Blocks until they have arrived. Raises GenerationEnded.
         """
 
     def tail(self, tail: Tail, position: Position) -> Tail:
@@ -143,6 +154,7 @@ class Alone:
         self._changed = threading.Condition()
         self.closing: Closing | None = None
         self.finish: Callable[[], object] | None = None
+        self._buckets: list[Tensor] = []
 
     def order(self, **changes: object) -> int:
         """Issue the next wanted state; in force from the step after the one that is now being computed."""
@@ -162,10 +174,14 @@ class Alone:
         raise StateError("one process has nobody to share its state with")
 
     def deal(self, position: Position, training: int, evaluation: int) -> Sequence[int]:
+        self._buckets = []
         return range(training + evaluation)
 
-    def reduce(self, bucket: Tensor) -> Tensor:
-        return bucket
+    def reduce(self, bucket: Tensor) -> None:
+        self._buckets.append(bucket)
+
+    def reduced(self) -> list[Tensor]:
+        return self._buckets
 
     def tail(self, tail: Tail, position: Position) -> Tail:
         tail.members["seen"][0] = self._orders[-1].number

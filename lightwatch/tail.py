@@ -6,7 +6,8 @@ MIN, MAX and EQUAL are computed by everyone from the slots and floats travel as 
   per parameter    bounds, fired
   per bucket       checks (modulo 2^32)
   per unit         taken, weight, samples, loss (a float64's bits), bad (0, 1 + the parameter, or count + 1: the loss)
-  per member       generation, position, deal, weights' check, digest, newest order seen
+  per member       generation, position, deal, weights' check, digest, newest order seen, late (a gradient came after
+                   its bucket had left), busy (microseconds since the last tail, until its own sums were complete)
 
 A unit is one micro-batch: training units first, then those of an evaluation of the same weights. Each must be taken
 exactly once: that nothing is lost or counted twice is an equation of every step.
@@ -29,7 +30,7 @@ Ints: TypeAlias = NDArray[np.int64]
 
 ATTEMPTS_MOST = 12
 MUST_BE_EQUAL = ("generation", "position", "deal", "weights", "digest")
-MEMBER_FIELDS = (*MUST_BE_EQUAL, "seen")
+MEMBER_FIELDS = (*MUST_BE_EQUAL, "seen", "late", "busy_us")
 UNIT_FIELDS = ("taken", "owner", "weight", "samples", "loss", "bad")
 
 
@@ -60,6 +61,12 @@ class Tail:
 
     def losses(self) -> NDArray[np.float64]:
         return self.units["loss"].view(np.float64)
+
+    def slowest(self) -> tuple[int, float]:
+        """Who finished its own work last, the first of equals, and how busy it was, in seconds."""
+        busy_us = self.members["busy_us"]
+        slowest = int(busy_us.argmax())
+        return slowest, float(busy_us[slowest]) / 1e6
 
     def mean_loss(self, first: int, last: int) -> tuple[float | None, int]:
         """The weighted mean loss over units [first, last) and the weight, added in index order; None without weight."""
@@ -106,7 +113,7 @@ class Update:
 class Repeat:
     """Compute the same position again with the same exponents, each unit on another sphere."""
 
-    suspicion: Suspicion
+    suspicion: Suspicion | None
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ def soundness(
                 return f"{name_of(0)} and {name_of(other)} disagree about the {name}"
             odd = int(np.flatnonzero(column != values[int(counts.argmax())])[0])
             return f"{name_of(odd)} stands apart in the {name}"
-    if sums_checks is not None:
+    if sums_checks is not None and not tail.members["late"].any():
         for index, (added, arrived) in enumerate(zip(tail.checks.tolist(), sums_checks, strict=True)):
             if not same_checksum(added, arrived):
                 return f"bucket {index} arrived with another checksum than was added to it"
@@ -191,7 +198,12 @@ def decide(
     suspicion: Suspicion | None,
     training_units: int,
 ) -> Verdict:
-    """What a sound tail means. exponents: those the sums were made with; None in float mode."""
+    """What a sound tail means. exponents: those the sums were made with; None in float mode.
+
+    Sums that lack a late gradient mean nothing: the step is repeated, and no bucket leaves early in a repetition.
+    """
+    if tail.members["late"].any():
+        return Repeat(suspicion)
     bad = tail.units["bad"][:training_units]
     bounds = tail.bounds.tolist()
     rescale = exponents is not None and needs_rescale(exponents, bounds, headroom_bits)

@@ -14,8 +14,8 @@ class Units:
 
     def __init__(self, config: TrainingConfig, data: Batches, eval_data: Batches | None) -> None:
         self._config = config
-        self._data = data
-        self._eval_data = eval_data
+        self.data = data
+        self.eval_data = eval_data
         self.given: Batch | None = None
 
     @property
@@ -26,7 +26,7 @@ class Units:
     @property
     def closing(self) -> int:
         """Evaluation micro-batches after the last step."""
-        return min(self._config.eval_batches, self._eval_data.evaluations) if self._eval_data else 0
+        return min(self._config.eval_batches, self.eval_data.evaluations) if self.eval_data else 0
 
     def evaluation(self, version: int) -> int:
         """Evaluation micro-batches in the step that starts from `version`: they are of that version's weights."""
@@ -35,9 +35,9 @@ class Units:
 
     def batch(self, version: int, unit: int) -> Batch:
         """The training micro-batch `unit` of the step that starts from `version`."""
-        return self.given or self._data.batch(version, unit)
+        return self.given or self.data.batch(version, unit)
 
     def evaluation_batch(self, number: int) -> Batch:
         """The evaluation micro-batch with this number, the same at every version."""
-        assert self._eval_data is not None, "there are no such units without evaluation data"
-        return self._eval_data.evaluation(number)
+        assert self.eval_data is not None, "there are no such units without evaluation data"
+        return self.eval_data.evaluation(number)

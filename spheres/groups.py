@@ -1,11 +1,7 @@
-"""The process groups of one generation: who adds up with whom, and how a collective is broken off.
+"""The process groups of one generation, and how a collective is broken off.
 
-From paths to groups
-  1. A path is a leaf; its prefixes are inner nodes; the empty prefix is the root, level 0.
-  2. The leader of a node is the first sphere under it, in the order of the View.
-  3. An inner node with more than one child has a group: the leaders of its children. The first of them is rank 0 and
-     leads the node too. So a sphere is in the groups of its deepest nodes, as far up as it leads.
-  4. The first node that branches, seen from the root, holds the whole tree; its group is the `top`.
+Each node but the top has two groups of the same members, one for the way up and one for the way down: gloo pairs the
+collectives of a group by their order, and with two groups one bucket may descend while the next ones climb.
 
 Breaking off. gloo's own abort does nothing, and a ring notices a death only at its neighbours. So a sphere shuts the
 sockets of its groups down (sockets.py): a blocked collective then raises within milliseconds, nearly always. In some
@@ -22,7 +18,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -33,13 +28,19 @@ from torch.distributed import AllreduceOptions, BroadcastOptions, ProcessGroupGl
 from control.protocol import Generation, Member
 from lightwatch.errors import LightwatchError
 
+from .levels import LevelPlan, plan_levels
+from .meter import Meter
 from .sockets import are_open, connections, listen, shut
 
-Operation = Literal["sum", "max", "min"]
+Lane = Literal["up", "down"]
+LANES: tuple[Lane, ...] = ("up", "down")
+"""Which of a node's two groups; the top has but the one for up."""
 
-OPERATIONS: dict[str, Any] = {"sum": ReduceOp.SUM, "max": ReduceOp.MAX, "min": ReduceOp.MIN}
+SUM: Any = ReduceOp.SUM
 OPERATION_TIMEOUT_S = 6 * 3600.0
 """For one collective. Long, as waiting for a slow sphere is no failure; a dead one is told by its socket or control."""
+MESSAGE = 1
+"""The tag of messages between two members."""
 CONSTRUCTOR_SHARE = 0.5
 """Of the build's time, for one gloo constructor: it may block five times what it is given, in a thread left behind."""
 WATCH_S = 0.25
@@ -53,56 +54,6 @@ class PeerLost(LightwatchError):
 
     The tensor of the call is garbage; everything else is as it was.
     """
-
-
-@dataclass(frozen=True)
-class LevelPlan:
-    """One group of one sphere."""
-
-    level: int
-    """Depth of the node; 0 is the root."""
-    node: str
-    members: tuple[Member, ...]
-    """The leaders of the node's children: rank 0 leads the node."""
-    rank: int
-    top: bool
-    """Whether the whole tree is below this node."""
-
-    @property
-    def name(self) -> str:
-        """Unique in its generation."""
-        return f"level {self.level}/{self.node}" if self.node else "root"
-
-
-def plan_levels(members: Sequence[Member], me: int) -> list[LevelPlan]:
-    """The groups that sphere `me` takes part in, nearest to the root first; none if it is alone."""
-    mine = next((member for member in members if member.sphere == me), None)
-    if mine is None:
-        raise ValueError(f"sphere {me} is none of the members {[member.sphere for member in members]}")
-    parts = mine.path.split("/")
-    plans: list[LevelPlan] = []
-    top = True
-    for level in range(len(parts)):
-        leaders = _leaders(members, parts[:level])
-        here = [leader.sphere for leader in leaders]
-        if len(leaders) > 1:
-            if me in here:
-                node = "/".join(parts[:level])
-                plans.append(LevelPlan(level, node, tuple(leaders), here.index(me), top))
-            top = False
-    return plans
-
-
-def _leaders(members: Sequence[Member], node: list[str]) -> list[Member]:
-    """The first sphere under each child of `node`, in the members' order."""
-    leaders: dict[str, Member] = {}
-    for member in members:
-        parts = member.path.split("/")
-        if parts[: len(node)] == node:
-            if len(parts) == len(node):
-                raise ValueError(f"sphere {member.sphere} is at {member.path}, which is an inner node of the tree")
-            leaders.setdefault(parts[len(node)], member)
-    return list(leaders.values())
 
 
 class Started:
@@ -129,6 +80,20 @@ class Started:
             trouble = _first_line(error)
         raise self._groups.fail(self._plan, self._name, trouble)
 
+    def wait_unwatched(self) -> int:
+        """As `wait`, for a message: its sender's rank. gloo can't be asked about those, only waited for: whoever calls
+        this has somebody else watch `trouble`."""
+        trouble = "the groups were broken off"
+        try:
+            if self.work is not None:
+                self.work.wait(self._groups.timeout)
+                rank = self.work._source_rank() if self._name == "recv_anysource" else 0
+                self._groups.ended(self)
+                return rank
+        except (RuntimeError, AttributeError) as error:  # AttributeError: the work was dropped meanwhile
+            trouble = _first_line(error)
+        raise self._groups.fail(self._plan, self._name, trouble)
+
     def _ends_soon(self) -> bool:
         """Whether it ends well within WATCH_S; False if it is still under way. Raises what gloo raises."""
         work = self.work
@@ -145,10 +110,9 @@ class Started:
 
 
 class Groups:
-    """This sphere's groups in one generation. One thread runs collectives; `abort` may be called from any.
+    """This sphere's groups in one generation. Each lane of each level is one thread's; `abort` may come from any.
 
-    bytes_per_level: payload that this sphere handed over, from the root level down: an all-reduce counts at every
-    member, a reduce at all but the leader, a broadcast at the leader.
+    meter: the byte ledger to book in.
     """
 
     def __init__(
@@ -157,16 +121,17 @@ class Groups:
         me: int,
         generation: Generation,
         operation_timeout_s: float = OPERATION_TIMEOUT_S,
+        meter: Meter | None = None,
     ) -> None:
         self.plans = plan_levels(members, me)
         self.me = next(member for member in members if member.sphere == me)
         self.generation = generation
         self.leads = members[0].sphere == me
-        self.bytes_per_level = [0] * max(len(member.path.split("/")) for member in members)
-        self._timeout = timedelta(seconds=operation_timeout_s)
+        self.meter = meter or Meter()
+        self.timeout = timedelta(seconds=operation_timeout_s)
         self._store: Store | None = None  # C++ holds no reference to a store written in Python
         self._lock = threading.Lock()
-        self._groups: dict[int, ProcessGroupGloo] = {}  # level -> group
+        self._groups: dict[tuple[int, Lane], ProcessGroupGloo] = {}
         self._sockets: dict[int, str] = {}  # descriptor -> its inode
         self._started: list[Started] = []
         self._graves: list[threading.Thread] = []
@@ -227,56 +192,79 @@ class Groups:
         names.set(f"port of {self.me.sphere}", str(port))
         ports: set[int] = set()
         for plan in reversed(self.plans):
-            options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-            options._devices = [device]
-            options._timeout = timeout
-            options._threads = 1  # collectives of a group run in the order in which they were called
-            group = ProcessGroupGloo(PrefixStore(plan.name, names), plan.rank, len(plan.members), options)
-            ports |= {int(names.get(f"port of {peer.sphere}")) for peer in plan.members if peer is not self.me}
-            with self._lock:
-                self._groups[plan.level] = group
-                self._sockets = connections(port, ports)
-            del group
-            if self._over.is_set():
-                self.abort()
-                return
+            for lane in LANES[:1] if plan.top else LANES:
+                self._add_group(names, plan, lane, device, timeout)
+                ports |= {int(names.get(f"port of {peer.sphere}")) for peer in plan.members if peer is not self.me}
+                with self._lock:
+                    self._sockets = connections(port, ports)
+                if self._over.is_set():
+                    self.abort()
+                    return
+
+    def _add_group(
+        self, names: Store, plan: LevelPlan, lane: Lane, device: ProcessGroupGloo.Device, timeout: timedelta
+    ) -> None:
+        options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+        options._devices = [device]
+        options._timeout = timeout
+        options._threads = 1  # collectives of a group run in the order in which they were called
+        store = PrefixStore(f"{plan.name} {lane}", names)
+        group = ProcessGroupGloo(store, plan.rank, len(plan.members), options)
+        with self._lock:
+            self._groups[plan.level, lane] = group
 
     # ------------------------------------------------------------ collectives; each blocks and raises PeerLost
 
-    def all_reduce(self, plan: LevelPlan, tensor: torch.Tensor, operation: Operation = "sum") -> None:
-        """Everybody's tensor becomes the reduction over the group."""
+    def all_reduce(self, plan: LevelPlan, tensor: torch.Tensor) -> None:
+        """Everybody's tensor becomes the sum over the group."""
         options = AllreduceOptions()
-        options.reduceOp = OPERATIONS[operation]
-        self._start(plan, "allreduce", tensor, options).wait()
-        self.bytes_per_level[plan.level] += tensor.nbytes
+        options.reduceOp = SUM
+        began_s = time.perf_counter()
+        self._start(plan, "up", "allreduce", tensor, options).wait()
+        self.meter.reduced_everywhere(plan, tensor.nbytes, time.perf_counter() - began_s)
 
-    def reduce(self, plan: LevelPlan, tensor: torch.Tensor, operation: Operation = "sum") -> None:
-        """The leader's tensor becomes the reduction over the group; the others' become garbage."""
+    def reduce(self, plan: LevelPlan, tensor: torch.Tensor) -> None:
+        """The leader's tensor becomes the sum over the group; the others' become garbage."""
         options = ReduceOptions()
-        options.reduceOp = OPERATIONS[operation]
+        options.reduceOp = SUM
         options.rootRank = 0
-        self._start(plan, "reduce", tensor, options).wait()
-        self.bytes_per_level[plan.level] += tensor.nbytes if plan.rank else 0
+        began_s = time.perf_counter()
+        self._start(plan, "up", "reduce", tensor, options).wait()
+        self.meter.handed(plan, up=tensor.nbytes if plan.rank else 0, seconds=time.perf_counter() - began_s)
 
     def broadcast(self, plan: LevelPlan, tensor: torch.Tensor) -> None:
         """Everybody's tensor becomes the leader's."""
+        began_s = time.perf_counter()
         self.start_broadcast(plan, tensor).wait()
+        self.meter.handed(plan, seconds=time.perf_counter() - began_s)
 
     def start_broadcast(self, plan: LevelPlan, tensor: torch.Tensor) -> Started:
         """As `broadcast`, without waiting for its end: leave the tensor alone until then."""
         options = BroadcastOptions()
         options.rootRank = 0
-        started = self._start(plan, "broadcast", tensor, options)
-        self.bytes_per_level[plan.level] += 0 if plan.rank else tensor.nbytes
+        started = self._start(plan, "up" if plan.top else "down", "broadcast", tensor, options)
+        self.meter.handed(plan, down=0 if plan.rank else tensor.nbytes * (len(plan.members) - 1))
         return started
 
-    def _start(self, plan: LevelPlan, name: str, tensor: torch.Tensor, options: Any) -> Started:
-        options.timeout = self._timeout
+    def send(self, plan: LevelPlan, rank: int, tensor: torch.Tensor) -> None:
+        """Hand a small tensor to one member. Not watched: see `Started.wait_unwatched`."""
+        self._start(plan, "up", "send", tensor, rank, MESSAGE).wait_unwatched()
+        size = tensor.nbytes
+        self.meter.handed(plan, up=size if rank == 0 else 0, down=size if rank else 0)
+
+    def receive(self, plan: LevelPlan, tensor: torch.Tensor) -> int:
+        """Take a tensor of this size from whoever sent one first; its sender's rank. Not watched."""
+        return self._start(plan, "up", "recv_anysource", tensor, MESSAGE).wait_unwatched()
+
+    def _start(self, plan: LevelPlan, lane: Lane, name: str, tensor: torch.Tensor, *arguments: Any) -> Started:
+        for options in arguments:
+            if not isinstance(options, int):
+                options.timeout = self.timeout
         started = Started(self, plan, name)
         try:
             with self._lock:
                 if not self._over.is_set():
-                    started.work = getattr(self._groups[plan.level], name)([tensor], options)
+                    started.work = getattr(self._groups[plan.level, lane], name)([tensor], *arguments)
                     self._started.append(started)
                     return started
             trouble = "the groups were broken off"

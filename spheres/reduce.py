@@ -1,4 +1,4 @@
-"""One tensor over all spheres: up the tree, across the top, down again.
+"""The way of one tensor over all spheres: up the tree, across the top, down again.
 
 At each level from the leaves the group's members reduce to its leader; at the top the leaders all-reduce; then each
 leader hands the result to its group. What is summed are integers, so the tree's shape decides nothing but the way.
@@ -10,34 +10,35 @@ carries one all-reduce of the tensor, the least possible for uncompressed sums; 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
-from .groups import Groups, Operation
+from .groups import Groups
 
 DTYPES = (torch.int32, torch.int64, torch.float32)
+
+Stage = Callable[[torch.Tensor], None]
+
+
+def stages_of(groups: Groups) -> list[Stage]:
+    """What this sphere does for a tensor, in order; each blocks and raises PeerLost. Nothing if it is alone."""
+    up = [partial(groups.all_reduce if plan.top else groups.reduce, plan) for plan in reversed(groups.plans)]
+    down = [partial(groups.broadcast, plan) for plan in groups.plans if not plan.top]
+    return [*up, *down]
 
 
 def sum_over_tree(groups: Groups, tensor: torch.Tensor) -> None:
     """Overwrite `tensor` (1-D, contiguous, on the CPU; int32, int64 or float32) with the sum over all spheres.
 
     Never give it an accumulator: a failed collective leaves garbage in `tensor`, on every sphere. Integers wrap; the
-    caller has checked that they can't. Blocks until all spheres came; raises PeerLost.
+    caller has checked that they can't. Blocks until all spheres came; raises PeerLost. All call it in the same order.
     """
-    reduce_over_tree(groups, tensor, "sum")
-
-
-def reduce_over_tree(groups: Groups, tensor: torch.Tensor, operation: Operation) -> None:
-    """As `sum_over_tree`, for sum, max or min, element by element. All spheres call it in the same order."""
     if tensor.dim() != 1 or not tensor.is_contiguous() or tensor.dtype not in DTYPES:
         raise ValueError(
             "only contiguous 1-D tensors of int32, int64 or float32 are reduced; "
             f"this one is {tensor.dtype} of shape {tuple(tensor.shape)}"
         )
-    for plan in reversed(groups.plans):
-        if plan.top:
-            groups.all_reduce(plan, tensor, operation)
-        else:
-            groups.reduce(plan, tensor, operation)
-    for plan in groups.plans:
-        if not plan.top:
-            groups.broadcast(plan, tensor)
+    for stage in stages_of(groups):
+        stage(tensor)

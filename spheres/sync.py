@@ -13,14 +13,13 @@ import logging
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from control.protocol import NO_GENERATION, Closed, Generation, Go, How, Phase, Proof, Ready, Row, View
 from control.protocol import Position as WirePosition
-from control.status import Traffic
 from lightwatch.config import TrainingConfig
 from lightwatch.errors import ReductionError, RunEnded, StateError
 from lightwatch.metrics import Closing, StepReport
@@ -30,7 +29,8 @@ from lightwatch.tail import Tail
 from .broadcast import broadcast_state
 from .groups import Groups, PeerLost
 from .link import ControlSilent, Link
-from .reduce import sum_over_tree
+from .meter import Meter
+from .pipeline import Pipeline
 from .state import Heard, share_out
 from .store import LinkStore
 
@@ -71,8 +71,12 @@ class TreeSync:
         self._view: View | None = None
         self._go: Go | None = None
         self._groups: Groups | None = None
+        self._pipeline: Pipeline | None = None
+        self._meter = Meter()
+        self._gradient_bytes = 0
         self._wires: list[Tensor] = []
         self._next_wire = 0
+        self._device = torch.device("cpu")
         self._deal_check = 0
         self.first = False
         self.members = 1
@@ -87,7 +91,15 @@ class TreeSync:
         if self.finish is not None:
             raise StateError("a run on a tree trains one model: this script's second Trainer has no place in it")
         self._config = config
-        self._link.send(Proof(fingerprint=fingerprint, micro_batches=config.micro_batches, **length._asdict()))
+        self._gradient_bytes = length.gradient_bytes
+        self._link.send(
+            Proof(
+                fingerprint=fingerprint,
+                micro_batches=config.micro_batches,
+                max_steps=length.max_steps,
+                steps_per_epoch=length.steps_per_epoch,
+            )
+        )
 
     def begin(self, standing: Standing) -> Start:
         """Roll call: View, Ready, Go, groups. Again, for as long as generations fail to form."""
@@ -144,7 +156,7 @@ class TreeSync:
 
     def _build(self, view: View) -> bool:
         """Connect the groups; False if that failed, which the beats then say."""
-        groups = Groups(view.members, self._link.heard.sphere, view.generation)
+        groups = Groups(view.members, self._link.heard.sphere, view.generation, meter=self._meter)
         self._link.on_interrupt(groups.abort, view.generation)
         self._link.stand(phase=Phase.BUILDING)
         timeout_s = self._silence_s * BUILD_SHARE
@@ -154,17 +166,19 @@ class TreeSync:
             log.warning("%s", error)
             self._link.stand(phase=Phase.FROZEN, failed_in=view.generation)
             return False
-        self._groups = groups
+        self._groups, self._pipeline = groups, Pipeline(groups)
         return True
 
     def _leave_generation(self) -> None:
         self._link.on_interrupt(None)
+        if self._pipeline is not None:
+            self._pipeline.close()
         if self._groups is not None:
             self._groups.close()
-        self._groups, self._go = None, None
+        self._groups, self._pipeline, self._go = None, None, None
         self._wires, self._next_wire = [], 0
 
-    def _break_off(self, error: PeerLost) -> None:
+    def _break_off(self, error: PeerLost) -> NoReturn:
         log.warning("%s", error)
         self._link.stand(phase=Phase.FROZEN, failed_in=self._generation)
         raise GenerationEnded(str(error)) from None
@@ -174,6 +188,8 @@ class TreeSync:
     def deal(self, position: Position, training: int, evaluation: int) -> Sequence[int]:
         """Go's deal for the position that the generation began at, even shares afterwards; evaluation evenly too."""
         assert self._view is not None
+        if self._next_wire:  # a step was begun anew with buckets of its first try on their way
+            self._break_off(PeerLost("a step was begun anew while its buckets were being summed"))
         ids = [member.sphere for member in self._view.members]
         deal = share_out(training, ids, position.attempt)
         if self._go is not None and training and position == _tuple(self._go.position):
@@ -183,22 +199,26 @@ class TreeSync:
         mine = self._link.heard.sphere
         return [*deal.get(mine, ()), *(training + unit for unit in evaluations[mine])]
 
-    def reduce(self, bucket: Tensor) -> Tensor:
-        assert self._groups is not None
+    def reduce(self, bucket: Tensor) -> None:
+        assert self._pipeline is not None
         if self._next_wire == len(self._wires):
             self._wires.append(torch.empty(bucket.shape, dtype=bucket.dtype, device="cpu"))
         wire = self._wires[self._next_wire]
         wire.copy_(bucket)
+        self._pipeline.start(wire)
+        self._next_wire += 1
+        self._device = bucket.device
+
+    def reduced(self) -> list[Tensor]:
+        assert self._pipeline is not None
+        self._next_wire = 0
         try:
-            sum_over_tree(self._groups, wire)
+            return [wire.to(self._device) for wire in self._pipeline.finish()]
         except PeerLost as error:
             self._break_off(error)
-        self._next_wire += 1
-        return wire.to(bucket.device)
 
     def tail(self, tail: Tail, position: Position) -> Tail:
-        assert self._groups is not None
-        self._next_wire = 0
+        assert self._pipeline is not None
         heard = self._link.heard
         if heard.ends(self._generation):
             raise GenerationEnded(f"generation {self._generation} is over")
@@ -211,7 +231,7 @@ class TreeSync:
         for name, value in mine.items():
             tail.members[name][self.rank] = value
         try:
-            sum_over_tree(self._groups, torch.from_numpy(tail.vector))
+            self._pipeline.exchange(torch.from_numpy(tail.vector))
         except PeerLost as error:
             self._break_off(error)
         return tail
@@ -250,6 +270,8 @@ class TreeSync:
             self._link.stand(phase=Phase(phase), position=WirePosition(*position), units_done=done, units_dealt=dealt)
 
     def report(self, report: StepReport) -> None:
+        if self._groups is not None and report.version and report.weight:
+            self._meter.made_version(self._groups.plans, self._gradient_bytes)
         self._link.send(
             Row(
                 generation=self._generation, version=report.version, loss=report.loss,
@@ -258,17 +280,14 @@ class TreeSync:
                 check=report.check, digest=report.digest, epoch=report.epoch, eval_loss=report.eval_loss,
                 suspect=report.suspect, trouble=report.trouble, clip_ratio=report.clip_ratio,
                 slowest=self._path_of(report.slowest), seconds=report.seconds, own_units=report.own_units,
-                own_samples=report.own_samples, own_weight=report.own_weight, traffic=self._traffic(),
+                own_samples=report.own_samples, own_weight=report.own_weight, traffic=self._meter.lines(),
+                round_trips=self._pipeline.round_trips() if self._pipeline else {},
             )
         )  # fmt: skip
         self._link.stand(in_force=report.in_force)  # after the row: the order holds from that version, not before
 
     def _path_of(self, rank: int | None) -> str | None:
         return self._view.members[rank].path if self._view is not None and rank is not None else None
-
-    def _traffic(self) -> list[Traffic]:
-        per_level = self._groups.bytes_per_level if self._groups else []
-        return [Traffic(level=level, up=count) for level, count in enumerate(per_level)]
 
     def closed(self, closing: Closing, model: nn.Module) -> None:
         self._last = (closing, model)
@@ -290,7 +309,7 @@ class TreeSync:
             Closed(
                 generation=self._generation, version=closing.version, digest=closing.digest,
                 eval_loss=closing.eval_loss, eval_weight=closing.eval_weight,
-                traffic=self._traffic(), micro_batches=closing.micro_batches,
+                traffic=self._meter.lines(), micro_batches=closing.micro_batches,
                 busy_s=closing.busy_s, reason=closing.reason,
             )
         )  # fmt: skip

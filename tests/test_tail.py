@@ -51,6 +51,7 @@ def sound_tail(units: int = UNITS, training: int = UNITS) -> Tail:
     tail.fired[:] = training
     for column in tail.members.values():
         column[:] = 17
+    tail.members["late"][:] = 0
     return tail
 
 
@@ -279,7 +280,8 @@ def test_nan_goes_before_a_rescale() -> None:
     tail.units["bad"][3] = 3
     tail.bounds[2] = OVERFLOW_BOUND
     first = judge(tail)
-    assert isinstance(first, Repeat) and first.suspicion.bounds == (FITTING, FITTING, OVERFLOW_BOUND)
+    assert isinstance(first, Repeat) and first.suspicion is not None
+    assert first.suspicion.bounds == (FITTING, FITTING, OVERFLOW_BOUND)
     assert judge(tail, attempt=1, suspicion=first.suspicion) == NonFinite(3, 2, 0)
 
 
@@ -306,6 +308,24 @@ def test_a_gradient_too_large_for_the_smallest_exponent_is_told_at_once(bound: i
     tail.bounds[[0, 2]] = 2**45
     told = Suspicion((0,) * 4, tuple(tail.bounds.tolist()), ())
     assert judge(tail, exponents=exponents, attempt=1, suspicion=told) == Hopeless([1], stuck=True)
+
+
+def test_sums_that_lack_a_late_gradient_are_repeated_whatever_else_they_say() -> None:
+    """Their checksums don't fit, and their flags mean nothing: no suspicion comes of them, and none is forgotten."""
+    tail = sound_tail()
+    tail.checks[:] = 5
+    tail.members["late"][1] = 1
+    tail.bounds[0] = OVERFLOW_BOUND
+    assert soundness(tail, [6, 5]) is None
+    told = Suspicion((0,) * 4, (OVERFLOW_BOUND, FITTING, FITTING), ())
+    assert judge(tail) == Repeat(None) and judge(tail, attempt=3, suspicion=told) == Repeat(told)
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=20))
+def test_the_slowest_is_the_first_of_those_that_were_busy_longest(busy_us: list[int]) -> None:
+    tail = Tail(PARAMETERS, BUCKETS, UNITS, len(busy_us))
+    tail.members["busy_us"][:] = busy_us
+    assert tail.slowest() == (busy_us.index(max(busy_us)), max(busy_us) / 1e6)
 
 
 def test_the_first_step_measures_and_is_repeated() -> None:

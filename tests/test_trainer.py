@@ -200,9 +200,9 @@ def test_a_step_is_forward_loss_backward_reduce_clip_update_and_zero_in_this_ord
     clip = lightwatch.optim.clip_grad_norm_
 
     class Spy(Alone):
-        def reduce(self, bucket: Tensor) -> Tensor:
+        def reduce(self, bucket: Tensor) -> None:
             events.append("reduce")
-            return super().reduce(bucket)
+            super().reduce(bucket)
 
     class Update:
         param_groups = [{"params": list(model.parameters()), "lr": 0.5}]  # noqa: RUF012

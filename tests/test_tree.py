@@ -146,12 +146,12 @@ def test_nan_stops_all_spheres_alike_and_is_named(value: float, unit: int) -> No
         compute = trainer._replica.compute
         weight = trainer._replica.layout.slots[3]
 
-        def poisoned(version: int, index: int, batch: object) -> object:
+        def poisoned(version: int, index: int, batch: object, *, last: bool = False) -> object:
             if (version, index) != (2, unit):
-                return compute(version, index, batch)  # type: ignore[arg-type]
+                return compute(version, index, batch, last=last)  # type: ignore[arg-type]
             hook = weight.parameter.register_hook(lambda g: torch.full_like(g, value))  # type: ignore[no-untyped-call]
             try:
-                return compute(version, index, batch)  # type: ignore[arg-type]
+                return compute(version, index, batch, last=last)  # type: ignore[arg-type]
             finally:
                 hook.remove()
 
@@ -188,8 +188,8 @@ def test_a_flag_that_a_repetition_does_not_confirm_changes_no_bit(alone: Trainer
         compute = trainer._replica.compute
         done: list[int] = []
 
-        def sick(version: int, index: int, batch: object) -> object:
-            outcome = compute(version, index, batch)  # type: ignore[arg-type]
+        def sick(version: int, index: int, batch: object, *, last: bool = False) -> object:
+            outcome = compute(version, index, batch, last=last)  # type: ignore[arg-type]
             if version == 3 and trainer.sync.rank == 1 and not done:
                 done.append(1)
                 trainer._replica._part.bounds += 2**60
@@ -210,8 +210,8 @@ def test_a_flipped_bit_in_own_sums_or_weights_is_never_applied() -> None:
         compute = trainer._replica.compute
         flipped: list[int] = []
 
-        def flipping(version: int, index: int, batch: object) -> object:
-            outcome = compute(version, index, batch)  # type: ignore[arg-type]
+        def flipping(version: int, index: int, batch: object, *, last: bool = False) -> object:
+            outcome = compute(version, index, batch, last=last)  # type: ignore[arg-type]
             if version == 2 and trainer.sync.rank == where["rank"] and not flipped:
                 flipped.append(index)
                 where["flip"](trainer)  # type: ignore[operator]

@@ -16,7 +16,7 @@ from lightwatch.sync import Alone, Position, Standing, Start, Wanted
 from lightwatch.tail import Tail
 from lightwatch.trainer import Trainer
 from spheres.groups import Groups
-from spheres.reduce import sum_over_tree
+from spheres.pipeline import Pipeline
 from spheres.state import share_out
 
 Deal = Callable[[Position, int, Sequence[int]], dict[int, list[int]]]
@@ -41,6 +41,7 @@ class ThreadSync(Alone):
     def __init__(self, groups: Groups, members: Sequence[Member], rank: int, deal: Deal | None) -> None:
         super().__init__()
         self.groups = groups
+        self.pipeline = Pipeline(groups)
         self.members = len(members)
         self.rank = rank
         self.first = rank == 0
@@ -59,15 +60,16 @@ class ThreadSync(Alone):
         mine = self._ids[self.rank]
         return [*deal[mine], *(training + unit for unit in share_out(evaluation, self._ids, 0)[mine])]
 
-    def reduce(self, bucket: Tensor) -> Tensor:
-        wire = bucket.clone()
-        sum_over_tree(self.groups, wire)
-        return wire
+    def reduce(self, bucket: Tensor) -> None:
+        self.pipeline.start(bucket.clone())
+
+    def reduced(self) -> list[Tensor]:
+        return self.pipeline.finish()
 
     def tail(self, tail: Tail, position: Position) -> Tail:
         tail.members["position"][self.rank] = position.version << 8 | position.attempt
         tail.members["seen"][self.rank] = self._orders[-1].number
-        sum_over_tree(self.groups, torch.from_numpy(tail.vector))
+        self.pipeline.exchange(torch.from_numpy(tail.vector))
         return tail
 
     def name_of(self, rank: int) -> str:
@@ -114,7 +116,8 @@ def train_on_tree(
         thread.start()
     for thread in threads:
         thread.join()
-    for each in groups:
+    for trainer, each in zip(trainers, groups, strict=True):
+        trainer.sync.pipeline.close()  # type: ignore[attr-defined]
         each.close()
     if errors:
         raise errors[0]

@@ -8,7 +8,8 @@ import torch
 
 from spheres import broadcast
 from spheres.broadcast import ChunkCorrupted, StateRefused, broadcast_state
-from spheres.groups import Groups, LevelPlan, PeerLost, Started
+from spheres.groups import Groups, PeerLost, Started
+from spheres.levels import LevelPlan
 from tests.spheres.spheres_as_threads import SHORT_S, TREES, members_of, on_spheres, results
 
 
@@ -54,19 +55,20 @@ def test_every_sphere_ends_with_the_first_ones_state(tree: str) -> None:
 
 @pytest.mark.parametrize("tree", ["3", "2x2x2", "a:2,b:1"])
 def test_a_link_carries_one_state(tree: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A leader hands each level the state once, and little more (manifest, two counts); members hand over counts."""
+    """A leader hands each other member the state once, and little more (manifest, counts); members hand over counts."""
     monkeypatch.setattr(broadcast, "CHUNK_BYTES", 50_000)
 
-    def work(groups: Groups, index: int) -> list[int]:
+    def work(groups: Groups, index: int) -> dict[int, tuple[int, int]]:
         broadcast_state(groups, {"weight": torch.full((100_000,), float(index))}, index == 0)
-        return list(groups.bytes_per_level)
+        return {line.level: (line.up, line.down) for line in groups.meter.lines()}
 
     members = members_of(tree)
     for index, levels in enumerate(results(on_spheres(tree, work))):
         groups = Groups(members, members[index].sphere, (1, 1))
-        leads = {plan.level for plan in groups.plans if plan.rank == 0}
-        for level, count in enumerate(levels):
-            assert 400_000 <= count < 401_000 if level in leads else count <= 16
+        for plan in groups.plans:
+            up, down = levels[plan.level]
+            others = len(plan.members) - 1
+            assert up <= 16 and (400_000 * others <= down < 401_000 * others if plan.rank == 0 else down <= 16)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,90 @@
+"""Buckets on their way over the tree, while the sphere computes: up each level, across the top, down again.
+
+Laws
+  1. Every stage is a thread that takes buckets in the order of `start`: gloo pairs collectives by order.
+  2. Stages don't wait for each other: one bucket descends while the next crosses the top and a third one climbs, so
+     that the thinnest link is never idle while there is something for it.
+  3. `start` never blocks and never raises: it is called from within a backward. What went wrong shows in `finish`;
+     after the first failure the buckets still under way pass through untouched.
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import Empty, SimpleQueue
+
+from torch import Tensor
+
+from .exchange import Exchange
+from .groups import WATCH_S, Groups, PeerLost
+from .reduce import Stage, stages_of
+
+
+class Pipeline:
+    """Of one sphere in one generation. `start`, `finish`, `exchange` are one thread's; daemon threads do the work."""
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+        self._exchange = Exchange(groups)
+        self._trouble = ""
+        self._under_way = 0
+        self._first, self._done = self._line(stages_of(groups))
+        self._records, self._totals = self._line([self._exchange.sum])
+
+    def start(self, bucket: Tensor) -> None:
+        """Let this bucket go; leave it alone until `finish`, which makes it the sum over all spheres."""
+        self._under_way += 1
+        self._first.put(bucket)
+
+    def finish(self) -> list[Tensor]:
+        """The buckets started since the last `finish`, in order, each summed. Blocks. Raises PeerLost."""
+        count, self._under_way = self._under_way, 0
+        return [self._take(self._done) for _ in range(count)]
+
+    def exchange(self, vector: Tensor) -> None:
+        """Overwrite a small int64 vector with its sum over all spheres. Blocks. Raises PeerLost."""
+        self._records.put(vector)
+        self._take(self._totals)
+
+    def round_trips(self) -> dict[str, float]:
+        """Seconds by link, as the exchanges measured them."""
+        return self._exchange.round_trips()
+
+    def close(self) -> None:
+        """Let the threads end; one that hangs in gloo is left behind."""
+        for queue in (self._first, self._records):
+            queue.put(None)
+
+    def _line(self, stages: list[Stage]) -> tuple[SimpleQueue[Tensor | None], SimpleQueue[Tensor | None]]:
+        """The ends of a chain of threads, one for each stage."""
+        first: SimpleQueue[Tensor | None] = SimpleQueue()
+        inbox = first
+        for stage in stages:
+            outbox: SimpleQueue[Tensor | None] = SimpleQueue()
+            threading.Thread(target=self._work, args=(stage, inbox, outbox), name="pipeline", daemon=True).start()
+            inbox = outbox
+        return first, inbox
+
+    def _work(self, stage: Stage, inbox: SimpleQueue[Tensor | None], outbox: SimpleQueue[Tensor | None]) -> None:
+        while (item := inbox.get()) is not None:
+            if not self._trouble:
+                try:
+                    stage(item)
+                except Exception as error:  # only its words: its traceback would keep dead groups alive
+                    self._trouble = str(error) or type(error).__name__
+            outbox.put(item)
+            del item
+        outbox.put(None)
+
+    def _take(self, queue: SimpleQueue[Tensor | None]) -> Tensor:
+        while True:
+            try:
+                item = queue.get(timeout=WATCH_S)
+            except Empty:
+                self._trouble = self._trouble or self._groups.trouble()
+                item = None
+            if self._trouble:
+                self._groups.abort()
+                raise PeerLost(self._trouble)
+            if item is not None:
+                return item
