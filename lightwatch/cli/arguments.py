@@ -42,6 +42,7 @@ def build_parser(version: str) -> Parser:
         _add_where(_command(commands, order, help_text))
     _add_sample(_command(commands, "sample", "let a trained model write"))
     _add_run(_command(commands, "run", "run your own script on a tree"))
+    _add_explain(_command(commands, "explain", "say what causes and cures an error, by its code"))
     return parser
 
 
@@ -50,7 +51,7 @@ def parse(argv: list[str], version: str) -> argparse.Namespace:
     parser = build_parser(version)
     found = parser.parse_args(argv)
     if found.command is None:
-        parser.error("a command is missing: train, status, pause, resume, stop, sample or run")
+        parser.error("a command is missing: train, status, pause, resume, stop, sample, run or explain")
     return found
 
 
@@ -100,6 +101,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_launch(parser, DEFAULT_TREE)
     parser.add_argument("script", metavar="SCRIPT", help="a Python file that builds a Trainer and calls train()")
     parser.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="handed to the script")
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("code", metavar="CODE", help="as it stands in brackets at the end of a sentence, such as LW002")
+    _add_debug(parser)
 
 
 def _whole(text: str) -> int:

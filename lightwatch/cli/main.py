@@ -53,6 +53,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             from .status import status as command
         case "sample":
             from .sample import sample as command
+        case "explain":
+            from .explain import explain as command
         case _:
             from .orders import order as command
     return command(arguments)

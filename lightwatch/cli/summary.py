@@ -8,6 +8,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..errors import codes_in
 from .rows import Row
 from .settings import Settings
 from .view import spoken_skip
@@ -85,6 +86,7 @@ def summarise(settings: Settings, facts: Facts, rows: list[Row], wall_s: float) 
         "troubles": [spoken_skip(row) for row in skipped[:TROUBLES_TOLD]],
         "generations": facts.generations,
         "failures": list(facts.failures),
+        "codes": codes_in(" ".join([facts.reason, *facts.failures])),
         "wall_s": round(wall_s, 3),
         "fingerprint": facts.fingerprint,
         "folder": str(settings.folder.path),

@@ -101,7 +101,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheels: dict[str, Path]) 
     with zipfile.ZipFile(wheels["wheel"]) as archive:
         names = set(archive.namelist())
     ours = {str(file.relative_to(ROOT)) for file in python_files(*PACKAGES)}
-    more = {"lightwatch/py.typed", "lightwatch/_sums.pyi"}
+    more = {"lightwatch/py.typed", "lightwatch/_sums.pyi", "lightwatch/errors.md"}
     if KERNEL == "c":
         more.add(f"lightwatch/_sums{EXTENSION_SUFFIXES[0]}")
     assert {name for name in names if ".dist-info/" not in name} == ours | more
@@ -115,6 +115,7 @@ def test_it_works_where_it_is_installed(wheels: dict[str, Path], tmp_path: Path,
     for command in ([binaries / "lightwatch"], [binaries / "python", "-m", "lightwatch"]):
         done = run(*command, "--version", cwd=tmp_path, lend=True)
         assert (done.returncode, lightwatch.__version__ in done.stdout) == (0, True), done.stderr
+        assert run(*command, "explain", "LW901", cwd=tmp_path, lend=True).stdout.startswith("LW901 ")
     code = "from lightwatch import ControlClient, GPTConfig, TrainingConfig; TrainingConfig()"
     done = run(binaries / "python", "-c", code, cwd=tmp_path, lend=True)
     assert done.returncode == 0, done.stderr
