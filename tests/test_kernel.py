@@ -186,6 +186,23 @@ def test_the_mean_is_one_factor_rounded_once(over: bool, count: int, seed: int, 
             assert slot.of(means).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("form", ["c", "torch"])
+def test_each_bucket_has_its_own_checksum_and_its_own_array(form: str) -> None:
+    """The sums that are reduced come bucket by bucket, each from its own beginning."""
+    model = nn.ParameterList([torch.zeros(70), torch.zeros(600_000), torch.zeros(700_000)])
+    layout = FlatLayout(model)
+    with patch.object(exact, "KERNEL", form):
+        part = Accumulator(layout, exact=True)
+        part.begin([3, 4, 5])
+        with part.micro_batch(2):
+            (model[0].sum() + 2 * model[1].sum() + 3 * model[2].sum()).backward()
+        buckets = [bucket.of(part.sums).clone() for bucket in layout.buckets]
+        means = torch.zeros(layout.size)
+        write_mean(layout, buckets, means, [3, 4, 5], 4)
+    assert part.checks.tolist() == [int(bucket.sum()) for bucket in buckets]
+    assert [slot.of(means).tolist() for slot in layout.slots] == [[1.5] * 700_000, [1.0] * 600_000, [0.5] * 70]
+
+
 PROCESSORS = {"plain": "", "avx2": "-mavx2", "avx512f": "-mavx512f", "all that it has": "-march=native"}
 
 
