@@ -70,15 +70,17 @@ def clip_grad_value_(parameters: Parameters, value: float) -> None:
 def norm_of(gradients: list[Tensor], order: float) -> float:
     """What `grad_norm` says, of these gradients."""
     parts = pieces(gradients)
+    if order == 1:
+        return sum(numbers([torch.linalg.vector_norm(part, 1, dtype=torch.float64) for part in parts]), 0.0)
     norms = numbers([torch.linalg.vector_norm(part, order) for part in parts])
     if order == math.inf:
         return greatest(norms)
     total = 0.0
     for part, norm in zip(parts, norms, strict=True):
-        if not math.isfinite(norm):  # the sum left float32, not yet the norm
-            norm = float(torch.linalg.vector_norm(part, order, dtype=torch.float64))
-        total += norm * norm if order == 2 else norm
-    return math.sqrt(total) if order == 2 else total
+        if not math.isfinite(norm):  # the squares left float32, not yet the norm
+            norm = float(torch.linalg.vector_norm(part, dtype=torch.float64))
+        total += norm * norm
+    return math.sqrt(total)
 
 
 def clip_factor(norm: float, max_norm: float) -> float:
