@@ -1,8 +1,8 @@
 """Who and what the others wait for, from the newest versions of all spheres; empty words are not said.
 
-Two loaded cores jitter: now this sphere is last, now that one. So a sphere is named for what a typical step loses to
-it, the median over the others' newest versions: it must be the last in more than half of them, and one long wait, such
-as a first step's, names nobody. A delay that begins now shows once it fills half of the newest versions.
+Two loaded cores jitter: now this sphere is last, now that one. So a sphere is named once others have lost a notable
+part of a step to it in three of four of their newest versions: a coin seldom falls so, and one long wait, such as a
+first step's, names nobody. A delay that begins now shows when it fills so much of the newest 20 versions.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from .status import Link, Totals, Waited
 from .totals import Lap, merged
 
+OFTEN = 3 / 4
+"""The part of the newest versions in which a sphere must have cost that much."""
+
 NOTABLE = 0.05
 """The part of a step that a wait, or a round trip, must cost before anyone is named for it."""
 
@@ -22,18 +25,20 @@ MOST = 2 / 3
 
 
 def slowest(laps_by_path: Mapping[str, tuple[Lap, ...]]) -> Waited | None:
-    """The sphere that a typical step is late for, if that is a notable part of the step."""
-    last = Counter(
-        lap.slowest for path, laps in laps_by_path.items() for lap in laps if lap.slowest not in (None, path)
-    )
-    if not last:
+    """The sphere that the steps are late for, if that is a notable part of most of them."""
+    last = Counter([lap.slowest for path, laps in laps_by_path.items() for lap in laps if lap.slowest != path])
+    name = max(last, key=lambda path: last[path], default=None)
+    if name is None:
         return None
-    [(name, _)] = last.most_common(1)
     others = [lap for path, laps in laps_by_path.items() if path != name for lap in laps]
-    wait_s = statistics.median(lap.seconds.get("wait", 0.0) if lap.slowest == name else 0.0 for lap in others)
-    step_s = statistics.median(lap.seconds.get("step", 0.0) for lap in others)
-    if name is None or step_s <= 0 or wait_s < NOTABLE * step_s:
+    if last[name] < OFTEN * len(others):
         return None
+    step_s = statistics.median(lap.seconds.get("step", 0.0) for lap in others)
+    waits_s = [lap.seconds.get("wait", 0.0) if lap.slowest == name else 0.0 for lap in others]
+    notable = sum(wait_s >= NOTABLE * step_s for wait_s in waits_s)
+    if step_s <= 0 or notable < OFTEN * len(others):
+        return None
+    wait_s = statistics.median(waits_s)
     return Waited(path=name, wait_s=wait_s, share=wait_s / step_s)
 
 

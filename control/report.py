@@ -34,6 +34,7 @@ from .versions import Pace
 
 def status_of(state: State, now_s: float) -> Status:
     """Everything a client sees at once."""
+    recent = {sphere: summed(seat.account.laps) for sphere, seat in state.seats.items()}
     row, step_s, pace = state.versions.newest, state.versions.step_s, state.versions.pace
     totals = merged(seat.account.totals for seat in state.seats.values())
     work = _throughput(pace, state.proof.micro_batches if state.proof else 0)
@@ -57,13 +58,17 @@ def status_of(state: State, now_s: float) -> Status:
         in_force=max(took, default=0),
         reason=state.ended.reason if state.ended else "",
         epoch=_epoch(state),
-        spheres=[_sphere_status(by_path[path], now_s) for path in state.paths if path in by_path],
+        spheres=[
+            _sphere_status(by_path[path], recent[by_path[path].sphere], now_s)
+            for path in state.paths
+            if path in by_path
+        ],
         outcome=state.ended.status if state.ended else "",
         progress=state.versions.progress,
         throughput=work,
         updates_per_s=pace.updates / pace.step_s if pace.versions else None,
         totals=totals,
-        recent=summed(lap for seat in state.seats.values() for lap in seat.account.laps),
+        recent=merged(recent.values()),
         slowest=slowest({seat.path: seat.account.laps for seat in state.seats.values()}),
         slow_link=slow_link(totals.round_trips, step_s),
     )
@@ -93,9 +98,8 @@ def _epoch(state: State) -> EpochStatus | None:
     return epoch_status(state.versions.epoch, proof.micro_batches, proof.steps_per_epoch) if proof else None
 
 
-def _sphere_status(seat: Seat, now_s: float) -> SphereStatus:
+def _sphere_status(seat: Seat, recent: Totals, now_s: float) -> SphereStatus:
     beat, laps, totals = seat.beat, seat.account.laps, seat.account.totals
-    recent = summed(laps)
     phase = beat.phase if beat else Phase.STARTING
     return SphereStatus(
         sphere=seat.sphere,

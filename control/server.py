@@ -43,7 +43,7 @@ from .wire import decode_at_control, encode
 log = logging.getLogger("control")
 
 TURN_S = 0.1
-NOTE_EVERY_S = 5.0
+NOTE_EVERY_S = 2.0
 LATE_S = 0.5
 """A turn that took longer counts as so much: control itself was asleep, nobody else was silent."""
 

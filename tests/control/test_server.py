@@ -30,6 +30,7 @@ from control.protocol import (
     View,
 )
 from control.record import UNFINISHED, read_record
+from control.status import Totals
 from control.wire import encode
 from tests.control.fakes import FakeSphere, Spheres, begun, until
 
@@ -75,6 +76,26 @@ def test_a_run_from_hello_to_end(tmp_path: Path, control: ControlProcess, sphere
         (3, 1 / 3, 128.0, None),
     ]
     assert {path.name for path in tmp_path.iterdir()} == {"ledger.db", "control.json", "control.log", "metrics.jsonl"}
+
+
+def test_what_the_spheres_did_is_in_the_ledger_also_of_a_control_that_was_killed(
+    tmp_path: Path, control: ControlProcess, spheres: Spheres
+) -> None:
+    """Each row counts once, though it comes twice; the metrics say who was last, at what pace."""
+    first, second = begun(spheres, "0", "1")
+    for version in (1, 2):
+        first.row(version, seconds={"step": 0.5, "wait": 0.25}, slowest="1", own_units=6, samples=16)
+        second.row(version, seconds={"step": 0.5, "wait": 0.0}, slowest="1", own_units=2)
+        second.row(version, seconds={"step": 0.5, "wait": 0.0}, slowest="1", own_units=2)
+    until(lambda: [each.versions for each in read_record(tmp_path / "ledger.db").totals.values()] == [2, 2])
+    control.process.kill()
+    record = read_record(tmp_path / "ledger.db")
+    assert record.status == UNFINISHED
+    assert record.totals["0"] == Totals(versions=2, micro_batches=12, seconds={"step": 1.0, "wait": 0.5})
+    assert record.totals["1"] == Totals(versions=2, micro_batches=4, seconds={"step": 1.0, "wait": 0.0}, held_up_s=0.5)
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert (line["slowest"], line["samples_per_s"], line["micro_batches_per_s"]) == ("1", 32.0, 16.0)
+    assert (line["clip_ratio"], line["trouble"]) == (None, None)
 
 
 def test_the_first_in_the_tree_is_the_donor_whoever_came_first(control: ControlProcess, spheres: Spheres) -> None:
