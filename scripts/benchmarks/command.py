@@ -49,7 +49,8 @@ def main(words: list[str]) -> int:
     """Measure, print the table, write bench.json. 0: all was measured (bars met or not), 1: a row was not, 2: usage."""
     given = _parser().parse_args(words)
     rows = given.rows or sorted(ROWS)
-    signal.signal(signal.SIGTERM, _leave)  # so that whatever was started is ended
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)  # so that whatever was started is ended
     figures: list[Figure] = []
     not_run: list[NotRun] = []
     facts = machine()
