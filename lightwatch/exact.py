@@ -182,7 +182,7 @@ class Accumulator:
             if gradient.is_sparse:
                 raise TypeError(
                     f"parameter {slot.name} has a sparse gradient; "
-                    "sums need dense ones: build its embedding with sparse=False"
+                    "sums need dense ones: build its embedding with sparse=False [LW207]"
                 )
             parameter.grad = None
             add(gradient)

@@ -28,6 +28,7 @@ from .errors import ConfigError, NonFiniteError
 from .exact import UNMEASURED, Accumulator, checksum, same_checksum, write_mean
 from .flat import Buffers, FlatLayout, digest_of, trainable_parameters
 from .optim import AdamW, Schedule, clip_factor, clip_grad_norm_, grad_norm
+from .statistics import GradientStatistics, gradient_statistics
 from .tail import Outcome, Tail
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -170,7 +171,7 @@ class Replica:
         norm = clip_grad_norm_(self._parameters, limit) if limit else grad_norm(self._parameters)
         if not math.isfinite(norm):  # float sums can overflow where no summand did
             self.drop_mean()
-            raise NonFiniteError(f"the norm of the mean gradient is {norm}; no weight was changed")
+            raise NonFiniteError(f"the norm of the mean gradient is {norm}; no weight was changed [LW302]")
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate(base)
         self.optimizer.step()
@@ -189,10 +190,9 @@ class Replica:
             self._version_buffers = sums[-1].clone()
             self.restore_buffers()
 
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """What is trained, in the layout's order."""
-        return self._parameters
+    def statistics(self) -> GradientStatistics:
+        """Of the mean gradient, while it stands and before it is clipped."""
+        return gradient_statistics(self._parameters, self.config.max_grad_norm)
 
     # ------------------------------------------------------------ the whole copy
 
@@ -236,7 +236,7 @@ class Replica:
         if changed or moved:
             raise ConfigError(
                 f"the model's trainable parameters changed after the Trainer was made: {', '.join(changed + moved)}; "
-                "freeze, assign or move parameters before, or make a new Trainer"
+                "freeze, assign or move parameters before, or make a new Trainer [LW204]"
             )
 
     def _home(self, offset: int) -> int:
@@ -254,7 +254,7 @@ class Replica:
         loss = loss_fn(outputs, targets)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise ConfigError(f"loss_fn must return one number, the mean loss of the micro-batch; got {got}")
+            raise ConfigError(f"loss_fn must return one number, the mean loss of the micro-batch; got {got} [LW205]")
         return loss.reshape(())
 
     def _take_buffers(self, index: int) -> None:
@@ -272,7 +272,7 @@ def cross_entropy(label_smoothing: float) -> LossFunction:
         if outputs.shape[:-1] != targets.shape or outputs.dim() != targets.dim() + 1:
             raise ConfigError(
                 f"cross entropy needs outputs of shape {(*targets.shape, 'classes')} for targets of shape "
-                f"{tuple(targets.shape)}, got {tuple(outputs.shape)}: give the Trainer a loss_fn of your own"
+                f"{tuple(targets.shape)}, got {tuple(outputs.shape)}: give the Trainer a loss_fn of your own [LW205]"
             )
         flat = outputs.reshape(-1, outputs.shape[-1])
         return nn.functional.cross_entropy(
@@ -286,7 +286,9 @@ def schedule_rate(schedule: Schedule, update: int, ordered: float | None) -> Cal
     """Base rate -> rate of this update; an ordered learning rate takes the base's place."""
     factor = schedule(update)
     if not (math.isfinite(factor) and factor >= 0):
-        raise ConfigError(f"the scheduler gave {factor!r} for update {update}; it must give a finite factor >= 0")
+        raise ConfigError(
+            f"the scheduler gave {factor!r} for update {update}; it must give a finite factor >= 0 [LW206]"
+        )
     return lambda base: (base if ordered is None else ordered) * factor
 
 

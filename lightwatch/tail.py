@@ -135,8 +135,8 @@ class NonFinite:
         """The sentence for the user. names: of the parameters, in the layout's order."""
         where = f"the gradient of {names[self.parameter]}" if self.parameter < len(names) else "the loss"
         return (
-            f"{where} is NaN or infinite in micro-batch {self.unit} of step {step} (computed twice, last by {owner}); "
-            f"the weights are still those of version {step}: lower the learning rate or look at that micro-batch"
+            f"{where} is NaN or infinite in micro-batch {self.unit} of step {step} (computed twice, last by {owner}); the "
+            f"weights are still those of version {step}: lower the learning rate or look at that micro-batch [LW301]"
         )
 
 
@@ -153,9 +153,12 @@ class Hopeless:
         if self.stuck:
             return (
                 f"the gradient of {which} in step {step} is too large to be summed (above 1e27); the weights are still "
-                f"those of version {step}: lower the learning rate or scale the loss down"
+                f"those of version {step}: lower the learning rate or scale the loss down [LW302]"
             )
-        return f"step {step} was repeated {ATTEMPTS_MOST} times and its sums never fit: {which}; is the hardware sound?"
+        return (
+            f"step {step} was repeated {ATTEMPTS_MOST} times and its sums never fit: {which}; "
+            "is the hardware sound? [LW303]"
+        )
 
 
 Verdict: TypeAlias = Update | Repeat | Rescale | NonFinite | Hopeless
@@ -172,20 +175,20 @@ def soundness(
     wrong = np.flatnonzero(taken != 1)
     if wrong.size:
         unit = int(wrong[0])
-        return f"micro-batch {unit} was counted {int(taken[unit])} times, expected exactly once"
+        return f"micro-batch {unit} was counted {int(taken[unit])} times, expected exactly once [LW304]"
     for name in MUST_BE_EQUAL:
         column = tail.members[name]
         if column.size and not bool((column == column[0]).all()):
             values, counts = np.unique(column, return_counts=True)
             if counts.max() * 2 <= column.size:
                 other = int(np.flatnonzero(column != column[0])[0])
-                return f"{name_of(0)} and {name_of(other)} disagree about the {name}"
+                return f"{name_of(0)} and {name_of(other)} disagree about the {name} [LW304]"
             odd = int(np.flatnonzero(column != values[int(counts.argmax())])[0])
-            return f"{name_of(odd)} stands apart in the {name}"
+            return f"{name_of(odd)} stands apart in the {name} [LW304]"
     if sums_checks is not None and not tail.members["late"].any():
         for index, (added, arrived) in enumerate(zip(tail.checks.tolist(), sums_checks, strict=True)):
             if not same_checksum(added, arrived):
-                return f"bucket {index} arrived with another checksum than was added to it"
+                return f"bucket {index} arrived with another checksum than was added to it [LW304]"
     return None
 
 

@@ -171,7 +171,7 @@ class Groups:
         self._graves.append(thread)
         self.abort()
         self._bury()
-        raise PeerLost(f"{self._who()} could not build its groups of generation {self.generation}: {trouble}")
+        raise PeerLost(f"{self._who()} could not build its groups of generation {self.generation}: {trouble} [LW408]")
 
     def _construct(self, store: Store, timeout_s: float) -> None:
         try:
@@ -280,7 +280,7 @@ class Groups:
         peers = ", ".join(f"{peer.sphere} ({peer.path})" for peer in plan.members if peer.sphere != self.me.sphere)
         return PeerLost(
             f"{self._who()} could not {name} with {peers} in generation {self.generation}"
-            f"{', which was broken off' if aborted else ''}: {trouble}"
+            f"{', which was broken off' if aborted else ''}: {trouble} [LW408]"
         )
 
     def trouble(self) -> str:

@@ -15,6 +15,8 @@ from queue import Empty, SimpleQueue
 
 from torch import Tensor
 
+from lightwatch.errors import coded
+
 from .exchange import Exchange
 from .groups import WATCH_S, Groups, PeerLost
 from .reduce import Stage, stages_of
@@ -85,6 +87,6 @@ class Pipeline:
                 item = None
             if self._trouble:
                 self._groups.abort()
-                raise PeerLost(self._trouble)
+                raise PeerLost(coded(self._trouble, "LW408"))
             if item is not None:
                 return item

@@ -155,7 +155,7 @@ def test_a_micro_batch_lost_or_counted_twice_is_not_sound(unit: int, times: int)
     """The equation of every step, for training and evaluation alike; the sentence names the micro-batch."""
     tail = sound_tail()
     tail.units["taken"][unit] = times
-    assert soundness(tail, None) == f"micro-batch {unit} was counted {times} times, expected exactly once"
+    assert soundness(tail, None) == f"micro-batch {unit} was counted {times} times, expected exactly once [LW304]"
 
 
 @pytest.mark.parametrize("odd", range(MEMBERS))
@@ -164,10 +164,10 @@ def test_members_that_disagree_are_told_apart_by_name_and_number(name: str, odd:
     tail = sound_tail()
     tail.members[name][odd] += 1
     reason = soundness(tail, None)
-    assert reason == f"member {odd} stands apart in the {name}"
+    assert reason == f"member {odd} stands apart in the {name} [LW304]"
     assert (
         soundness(tail, None, ["a/x", "a/y", "b"].__getitem__)
-        == f"{['a/x', 'a/y', 'b'][odd]} stands apart in the {name}"
+        == f"{['a/x', 'a/y', 'b'][odd]} stands apart in the {name} [LW304]"
     )
 
 
@@ -175,10 +175,10 @@ def test_without_a_majority_nobody_is_called_odd() -> None:
     """Of two that differ, or of three that all do, the first and one that differs from it are named."""
     tail = Tail(1, 1, 0, 2)
     tail.members["weights"][:] = [5, 6]
-    assert soundness(tail, None) == "member 0 and member 1 disagree about the weights"
+    assert soundness(tail, None) == "member 0 and member 1 disagree about the weights [LW304]"
     three = Tail(1, 1, 0, 3)
     three.members["deal"][:] = [5, 6, 7]
-    assert soundness(three, None) == "member 0 and member 1 disagree about the deal"
+    assert soundness(three, None) == "member 0 and member 1 disagree about the deal [LW304]"
 
 
 def test_members_may_have_seen_different_orders() -> None:
@@ -196,7 +196,7 @@ def test_a_bucket_that_arrived_otherwise_is_not_sound(bucket: int) -> None:
     arrived = [5 + 2**32, 2**32 - 7]
     assert soundness(tail, arrived) is None
     arrived[bucket] ^= 1 << 31
-    assert soundness(tail, arrived) == f"bucket {bucket} arrived with another checksum than was added to it"
+    assert soundness(tail, arrived) == f"bucket {bucket} arrived with another checksum than was added to it [LW304]"
 
 
 def test_without_units_or_members_there_is_nothing_unsound() -> None:
