@@ -135,8 +135,9 @@ class NonFinite:
         """The sentence for the user. names: of the parameters, in the layout's order."""
         where = f"the gradient of {names[self.parameter]}" if self.parameter < len(names) else "the loss"
         return (
-            f"{where} is NaN or infinite in micro-batch {self.unit} of step {step} (computed twice, last by {owner}); the "
-            f"weights are still those of version {step}: lower the learning rate or look at that micro-batch [LW301]"
+            f"{where} is NaN or infinite in micro-batch {self.unit} of step {step} (computed twice, last by {owner}); "
+            f"the weights are still those of version {step}: "
+            "lower the learning rate or look at that micro-batch [LW301]"
         )
 
 
