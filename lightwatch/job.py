@@ -59,9 +59,11 @@ def write_config(folder: Path, config: TrainingConfig, run: RunConfig) -> None:
     write_whole(folder / "config.toml", dumps(own, tables=("control",)).encode())
 
 
-def finish(model: nn.Module, folder: Path, seed: int) -> None:
-    """Write the model, and if it is a GPT a sample of its text, into the run folder. Raises OSError."""
-    save_model(model, folder / "model.safetensors")
+def finish(model: nn.Module, folder: Path, seed: int) -> Path:
+    """Write the model, and if it is a GPT a sample of its text, into the folder. The model's path. Raises OSError."""
+    path = folder / "model.safetensors"
+    save_model(model, path)
     if isinstance(model, GPT):
         sample = generate(model, PROMPT, SAMPLE_BYTES, seed=seed)
         write_whole(folder / "sample.txt", PROMPT + sample)
+    return path

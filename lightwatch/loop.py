@@ -13,30 +13,26 @@ A step, as data flows
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
+from pathlib import Path
 
 from torch import Tensor
 
 from .errors import ConfigError, NonFiniteError, ReductionError, RunEnded
 from .fingerprint import fingerprint_of
-from .metrics import Closing, StepReport, Stopwatch, TrainingState
+from .metrics import Closing, StepReport, TrainingState
+from .moments import Moments
 from .optim import Schedule, warmup_cosine
-from .replica import Applied, Replica, schedule_rate
+from .replica import Replica, schedule_rate
 from .status import TrainingStatus, move
+from .step import Step
 from .sync import Alone, GenerationEnded, Length, Position, Standing, Sync, Wanted
 from .tail import Hopeless, NonFinite, Outcome, Repeat, Rescale, Suspicion, Tail, Update, decide, soundness
 from .units import Units
 
-log = logging.getLogger("lightwatch")
-
 
 class Loop:
-    """Where a training stands, and what takes it further. Only `run` changes it.
-
-    told: called with each version's state once it stands.
-    """
+    """Where a training stands, and what takes it further. Only `run` changes it."""
 
     def __init__(
         self,
@@ -44,7 +40,7 @@ class Loop:
         units: Units,
         sync: Sync,
         schedule: Schedule | None,
-        told: Callable[[TrainingState], None],
+        moments: Moments,
     ) -> None:
         self.status = TrainingStatus.IDLE
         self.state = TrainingState()
@@ -56,19 +52,18 @@ class Loop:
         self._units = units
         self._sync = sync
         self._schedule = schedule
-        self._told = told
+        self._moments = moments
         self._position = Position()
         self._in_force = Wanted()
         self._outcomes: dict[int, Outcome] = {}
         self._suspicion: Suspicion | None = None
         self._entered = self._admitted = self._closing = False
-        self._reported = self._closed = self._epoch_begun = -1
+        self._reported = self._closed = -1
         self._has_sums = False
         self._digest: str | None = None
         self._total = 0
         self._micro_batches = 0
         self._busy_s = 0.0
-        self._epoch_loss = (0.0, 0)
         self._tail_s = 0.0
 
     @property
@@ -94,10 +89,12 @@ class Loop:
             self._admit(total)
             self.status = move(self.status, TrainingStatus.RUNNING)
             self._advance(target, closing)
-        except BaseException:
+        except BaseException as error:
             self.status = TrainingStatus.ERROR
             self._suspicion = None
             self._begin_position(self._position._replace(attempt=0))  # sums may hold a part of this step
+            if not (isinstance(error, RunEnded) and error.status == "stopped"):
+                self._moments.raised(error, self.version)
             raise
         whole = self.version > before and closing and not self._in_force.stopped
         self.status = move(self.status, TrainingStatus.COMPLETED if whole else TrainingStatus.IDLE)
@@ -160,7 +157,7 @@ class Loop:
         self.fingerprint = fields
         length = Length(total, units.data.steps_per_epoch, replica.layout.gradient_bytes)
         self._sync.admit(fields, self.config, length)
-        self._sync.finish = self.close
+        self._sync.finish, self._sync.kept = self.close, self._kept
         self._admitted = True
 
     def _honoured(self) -> Wanted:
@@ -195,7 +192,8 @@ class Loop:
 
     def _take_step(self, target: int) -> None:
         """One version: compute what was dealt, sum it, agree, and only then change anything."""
-        step = _Step()
+        self._moments.step_begins(self.version)
+        step = Step()
         training, evaluation = self._units.training, self._units.evaluation(self.version)
         while True:
             self._compute(training, evaluation, step)
@@ -216,7 +214,7 @@ class Loop:
                     return self._make_version(tail, step, target)
             self._begin_position(self._position._replace(attempt=self._position.attempt + 1))
 
-    def _compute(self, training: int, evaluation: int, step: _Step) -> None:
+    def _compute(self, training: int, evaluation: int, step: Step) -> None:
         """What was dealt to this sphere and is not yet done. Buckets leave in the backward of the last, but for a
         repetition: what it repeats may have left too early."""
         units = self._sync.deal(self._position, training, evaluation)
@@ -232,15 +230,17 @@ class Loop:
                 continue
             batch = self._units.batch(self.version, unit)
             step.watch.lap("data")
+            self._moments.batch_begins(self._position, unit, batch)
             outcome = self._outcomes[unit] = self._replica.compute(self.version, unit, batch, last=unit == last)
             step.count(outcome)
+            self._moments.batch_ends(self._position, unit, outcome)
             step.watch.lap("compute")
         step.busy_s = time.perf_counter() - self._tail_s
         if training:
             self._replica.finish()
         self._sync.progress(self._position, "reducing", len(self._outcomes), len(units))
 
-    def _agree(self, units: int, sums: list[Tensor], step: _Step) -> Tail:
+    def _agree(self, units: int, sums: list[Tensor], step: Step) -> Tail:
         """The tail, summed over all and found sound; all own buckets are complete."""
         replica, sync = self._replica, self._sync
         own = replica.tail(self._outcomes, units, sync.rank, sync.members)
@@ -264,7 +264,7 @@ class Loop:
             training_units=training,
         )
 
-    def _commit(self, update: Update, tail: Tail, sums: list[Tensor], step: _Step, target: int) -> None:
+    def _commit(self, update: Update, tail: Tail, sums: list[Tensor], step: Step, target: int) -> None:
         """Everything that changes in a step, after all have agreed to it."""
         replica = self._replica
         schedule = self._schedule or warmup_cosine(self.config.warmup_steps, self._total)
@@ -272,6 +272,7 @@ class Loop:
         step.loss, step.weight, step.cleared = update.loss, update.weight, update.cleared
         if update.weight:
             replica.take_mean(sums, update.weight, tail.fired.tolist())
+            self._moments.gradient_stands(self._position, step, replica.statistics)
             try:
                 step.applied = replica.update(rate)
             except NonFiniteError as error:
@@ -284,7 +285,7 @@ class Loop:
             replica.exponents = update.exponents
         self._make_version(tail, step, target)
 
-    def _make_version(self, tail: Tail, step: _Step, target: int) -> None:
+    def _make_version(self, tail: Tail, step: Step, target: int) -> None:
         """The next version stands, with new weights or, skipped, with the old ones: number it, report it, tell it."""
         training = self._units.training
         eval_loss = self._evaluated(tail, training)
@@ -310,9 +311,12 @@ class Loop:
                 seconds=step.watch.total(),
             )
         )  # fmt: skip
-        if step.trouble and self._sync.first:
-            log.warning("step %d is skipped: %s", self.version, step.trouble)
-        self._told(self.state)
+        self._moments.logs = self._sync.first
+        self._moments.version_stands(self.state, step, self.eval_loss)
+
+    def _kept(self, path: Path) -> None:
+        """The last version was written."""
+        self._moments.written(path, self.version, self._digest or "")
 
     def _evaluated(self, tail: Tail, training: int) -> float | None:
         """The loss of the evaluation in this tail, if there was one; the best is kept, with its version."""
@@ -346,7 +350,7 @@ class Loop:
         """A tail without a step: the last version, and its evaluation, are agreed by all."""
         self._digest = self._replica.digest()
         self._replica.begin()
-        step, evaluation = _Step(), self._units.closing
+        step, evaluation = Step(), self._units.closing
         self._compute(0, evaluation, step)
         tail = self._agree(evaluation, [], step)
         loss = self._evaluated(tail, 0)
@@ -356,32 +360,3 @@ class Loop:
         reason = "stopped" if self._in_force.stopped else "completed"
         closing = Closing(self.version, self._digest, reason, loss, weight, self._micro_batches, self._busy_s)
         self._sync.closed(closing, self._replica.model)
-
-
-class _Step:
-    """What is known of a step while it is being taken, over all its attempts."""
-
-    def __init__(self) -> None:
-        self.watch = Stopwatch()
-        self.busy_s = 0.0
-        self.slowest: int | None = None
-        self.units = self.samples = self.own_weight = 0
-        self.loss: float | None = None
-        self.weight = 0
-        self.applied: Applied | None = None
-        self.trouble: str | None = None
-        self.cleared: tuple[int, ...] = ()
-
-    def count(self, outcome: Outcome) -> None:
-        """One more training micro-batch of this sphere's own."""
-        self.units += 1
-        self.samples += outcome.samples
-        self.own_weight += outcome.weight
-
-    def waited(self, tail: Tail) -> None:
-        """Book the time since the own sums were complete: waiting until the slowest sphere's were, then reducing."""
-        if tail.members["busy_us"].size == 1:
-            self.watch.lap("reduce")
-            return
-        self.slowest, busy_s = tail.slowest()
-        self.watch.split("wait", busy_s - self.busy_s, "reduce")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -86,6 +87,8 @@ class Sync(Protocol):
     rank: int
     finish: Callable[[], object] | None
     """Set by the trainer: what ends its training if the script ends without."""
+    kept: Callable[[Path], object] | None
+    """Set by the trainer: told of the file that holds the last version, on the sphere that wrote it."""
 
     def admit(self, fingerprint: dict[str, str], config: TrainingConfig, length: Length) -> None:
         """Prove that this sphere computes what the others compute. A refusal is raised where the roll call is waited
@@ -154,6 +157,7 @@ class Alone:
         self._changed = threading.Condition()
         self.closing: Closing | None = None
         self.finish: Callable[[], object] | None = None
+        self.kept: Callable[[Path], object] | None = None
         self._buckets: list[Tensor] = []
 
     def order(self, **changes: object) -> int:

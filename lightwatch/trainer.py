@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,19 +11,19 @@ from torch import nn
 
 from . import sync as seam
 from .arithmetic import settle_arithmetic
+from .callbacks import CallbackHandle, CallbackPolicy, CallbackType
 from .config import TrainingConfig
 from .data import Batch, Batches, aligned, weight_of
 from .errors import ConfigError, StateError
 from .flat import digest_of
 from .loop import Loop
 from .metrics import TrainingState
+from .moments import Moments
 from .optim import Schedule
 from .replica import LossFunction, Replica
 from .status import TrainingStatus
 from .sync import Alone, Sync
 from .units import Units
-
-log = logging.getLogger("lightwatch")
 
 
 class Trainer:
@@ -62,11 +61,10 @@ class Trainer:
         self.data = self._batches(train_data, collate_fn)
         self.eval_data = None if eval_data is None else self._batches(eval_data, collate_fn)
         self.sync: Sync = sync or seam.current or Alone()
-        self.on_step_end: Callable[[TrainingState], None] | None = None
-        self.on_epoch_end: Callable[[TrainingState], None] | None = None
         self._units = Units(self.config, self.data, self.eval_data)
         self._replica = Replica(model, self.config, optimizer, loss_fn)
-        self._loop = Loop(self._replica, self._units, self.sync, scheduler, self._tell)
+        self._moments = Moments(self.data.steps_per_epoch, self.config.log_interval)
+        self._loop = Loop(self._replica, self._units, self.sync, scheduler, self._moments)
 
     def train(self, num_epochs: int | None = None) -> TrainingState:
         """Train until `max_steps`, or for `num_epochs` if they end first; one epoch if neither is given.
@@ -97,6 +95,39 @@ class Trainer:
             return self.train_steps(1)
         finally:
             self._units.given = None
+
+    @property
+    def on_step_end(self) -> Callable[[TrainingState], None] | None:
+        """Called with the state after every version; set it to a function of your own."""
+        return self._moments.on_step_end
+
+    @on_step_end.setter
+    def on_step_end(self, fn: Callable[[TrainingState], None] | None) -> None:
+        self._moments.on_step_end = fn
+
+    @property
+    def on_epoch_end(self) -> Callable[[TrainingState], None] | None:
+        """Likewise, after the last version of an epoch."""
+        return self._moments.on_epoch_end
+
+    @on_epoch_end.setter
+    def on_epoch_end(self, fn: Callable[[TrainingState], None] | None) -> None:
+        self._moments.on_epoch_end = fn
+
+    def register_callback(
+        self, type: CallbackType | str, fn: Callable[[Any], object], on_error: CallbackPolicy = "raise"
+    ) -> CallbackHandle:
+        """Have fn(payload) called at each moment of this type from now on, in order of registration.
+
+        The types, and what each is called with, are in `lightwatch.callbacks`. on_error: what becomes of an exception
+        that it raises: it leaves `train` ("raise"), is logged ("log"), or logged and never called again ("disable").
+        The version that stands is whole in each case.
+        """
+        return self._moments.callbacks.register(type, fn, on_error)
+
+    def unregister_callback(self, handle: CallbackHandle) -> None:
+        """Never call it again; it may do this itself while it is being called."""
+        self._moments.callbacks.unregister(handle)
 
     def close(self) -> None:
         """End a training that was driven by `train_steps`: agree on the last version. Does nothing after `train`."""
@@ -151,15 +182,6 @@ class Trainer:
         if not 0 <= learning_rate < math.inf:
             raise ConfigError(f"a learning rate must be finite and >= 0, got {learning_rate}")
         self._order(learning_rate=float(learning_rate))
-
-    def _tell(self, state: TrainingState) -> None:
-        """Callbacks and the log, after the version stands."""
-        if self.sync.first and state.step % self.config.log_interval == 0 and state.loss is not None:
-            log.info("step %d  loss %.4f  lr %.3g  grad norm %.3g", state.step, state.loss, state.lr, state.grad_norm)
-        if self.on_step_end:
-            self.on_step_end(state)
-        if self.on_epoch_end and state.step % self.data.steps_per_epoch == 0:
-            self.on_epoch_end(state)
 
     def _order(self, **changes: object) -> None:
         if not isinstance(self.sync, Alone):

@@ -10,9 +10,11 @@ Laws
 from __future__ import annotations
 
 import logging
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import torch
@@ -58,7 +60,7 @@ class TreeSync:
         run_id: str,
         silence_s: float,
         *,
-        keep: Callable[[nn.Module], None],
+        keep: Callable[[nn.Module], Path],
         configured: Callable[[TrainingConfig], None],
     ) -> None:
         self._link = link
@@ -82,6 +84,7 @@ class TreeSync:
         self.members = 1
         self.rank = 0
         self.finish: Callable[[], object] | None = None
+        self.kept: Callable[[Path], object] | None = None
         self._last: tuple[Closing, nn.Module] | None = None
 
     # ------------------------------------------------------------ becoming part of a generation
@@ -303,14 +306,13 @@ class TreeSync:
         if self._last is None or self._groups is None:
             raise StateError("the script ended without training: call Trainer(...).train()")
         closing, model = self._last
-        if self.first:
-            self._keep(model)
+        save_s = self._save(model) if self.first else 0.0
         self._link.send(
             Closed(
                 generation=self._generation, version=closing.version, digest=closing.digest,
                 eval_loss=closing.eval_loss, eval_weight=closing.eval_weight,
                 traffic=self._meter.lines(), micro_batches=closing.micro_batches,
-                busy_s=closing.busy_s, reason=closing.reason,
+                busy_s=closing.busy_s, save_s=save_s, reason=closing.reason,
             )
         )  # fmt: skip
         try:
@@ -322,6 +324,15 @@ class TreeSync:
         self._link.stand(phase=Phase.CLOSED)
         if end.status == "failed":
             raise RunEnded(end.status, end.reason)
+
+    def _save(self, model: nn.Module) -> float:
+        """Write the model; how many seconds that took."""
+        began_s = time.perf_counter()
+        path = self._keep(model)
+        save_s = time.perf_counter() - began_s
+        if self.kept is not None:
+            self.kept(path)
+        return save_s
 
     def _await(self, pick: Callable[[Heard], T | None], to: str) -> T:
         """Wait as long as control lives: how long a roll call may take is control's to judge."""

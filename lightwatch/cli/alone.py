@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import traceback
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..config import TrainingConfig
@@ -115,12 +116,12 @@ class AloneRun:
 
             job.write_config(self._folder.path, config, self._settings.run)
 
-    def _keep(self, model: Any) -> None:
-        """Write the model and a sample of its text."""
+    def _keep(self, model: Any) -> Path:
+        """Write the model and a sample of its text; the model's file."""
         from .. import job
 
         try:
-            job.finish(model, self._folder.path, self._settings.run.training.seed)
+            return job.finish(model, self._folder.path, self._settings.run.training.seed)
         except OSError as error:
             if is_disk_trouble(error):
                 raise DiskError(

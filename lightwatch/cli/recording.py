@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO
 
 from torch import nn
@@ -35,7 +36,7 @@ class Recording(Alone):
         metrics: IO[bytes],
         *,
         tell: Callable[[Row], None],
-        keep: Callable[[nn.Module], None],
+        keep: Callable[[nn.Module], Path],
         configured: Callable[[TrainingConfig], None],
         stop_wanted: Callable[[], bool],
     ) -> None:
@@ -73,9 +74,11 @@ class Recording(Alone):
 
     def closed(self, closing: Closing, model: nn.Module) -> None:
         begin_s = time.perf_counter()
-        self._keep(model)
+        path = self._keep(model)
         self._account = saved(self._account, time.perf_counter() - begin_s)
         super().closed(closing, model)
+        if self.kept is not None:
+            self.kept(path)
 
     def _record(self, report: StepReport) -> None:
         if self._stop_wanted():
