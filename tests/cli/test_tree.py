@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from control.record import read_record
 from lightwatch.cli.folder import read_json
 from lightwatch.cli.rows import read_rows
 from tests.cli.commands import lightwatch, processes_of, start, summary_of, tiny_project, wait_until
@@ -130,7 +131,7 @@ def test_a_second_signal_ends_everything_at_once(running: Running, tmp_path: Pat
     process.send_signal(signal.SIGTERM)
     code, err, summary = ended(process, tmp_path, limit_s=10)
     assert (code, summary["status"]) == (130, "failed") and "second signal" in summary["reason"]
-    assert summary["reason"] in err
+    assert summary["reason"] in err and summary["codes"] == ["LW514"]
 
 
 def test_nothing_outlives_a_launcher_that_is_killed(running: Running, tmp_path: Path) -> None:
@@ -151,6 +152,7 @@ def test_a_sphere_that_dies_ends_the_run_with_its_name(running: Running, tmp_pat
     assert (code, summary["status"]) == (1, "failed")
     assert f"pid {pid}" in summary["reason"] and "sphere 1" in summary["reason"]
     assert err.count(summary["reason"]) == 1 and summary["failures"][0] == summary["reason"]
+    assert summary["codes"] == ["LW406"]
 
 
 @pytest.mark.parametrize("whom", ["control", "spheres"])
@@ -165,7 +167,7 @@ def test_a_control_or_host_that_dies_ends_the_run(whom: str, running: Running, t
     assert (code, summary["status"]) == (1, "failed")
     assert summary["version"] >= 3 and summary["reason"]
     if whom == "control":
-        assert f"control (pid {victim}) was ended by SIGKILL" in err
+        assert f"control (pid {victim}) was ended by SIGKILL" in err and summary["codes"] == ["LW502"]
 
 
 def test_a_script_runs_on_the_tree_and_the_first_spheres_prints_are_shown(tmp_path: Path) -> None:
@@ -216,3 +218,41 @@ def test_status_at_a_silent_address_gives_up_within_its_time(tmp_path: Path) -> 
     silent = lightwatch("status", "--control", "tcp://127.0.0.1:9", folder=tmp_path, timeout_s=15)
     assert silent.returncode == 1 and "did not answer within 5 s" in silent.stderr
     assert lightwatch("status", "--control", "nonsense", folder=tmp_path).returncode == 2
+
+
+SLOW_SCRIPT = """
+import os, time, torch
+from lightwatch import Trainer, TrainingConfig
+
+try:
+    os.close(os.open("slow", os.O_CREAT | os.O_EXCL))
+    os.symlink(str(os.getpid()), "slow.pid")
+    mine_s = 0.05
+except FileExistsError:
+    mine_s = 0.0
+
+class Points(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+    def __getitem__(self, n):
+        time.sleep(mine_s)
+        return torch.tensor([float(n), 1.0]) / 8, torch.tensor(n % 2)
+
+Trainer(torch.nn.Linear(2, 2), Points(), TrainingConfig(max_steps=25, micro_batches=2, batch_size=1)).train()
+"""
+
+
+def test_a_sphere_whose_data_comes_50_ms_late_is_named(tmp_path: Path) -> None:
+    """Whichever it is: the others' waiting is booked to it, and its own seconds say what they went to."""
+    (tmp_path / "mine.py").write_text(SLOW_SCRIPT)
+    result = lightwatch("run", "--tree", "2", "--out", "out", "--json", "mine.py", folder=tmp_path, timeout_s=100)
+    assert result.returncode == 0, result.stderr
+    summary = summary_of(tmp_path / "out")
+    spheres = read_record(tmp_path / "out" / "ledger.db").spheres
+    pid = int((tmp_path / "slow.pid").readlink().name)
+    (late,) = [path for path, about in spheres.items() if about["pid"] == pid]
+    (other,) = [path for path in spheres if path != late]
+    assert summary["slowest"] == late and f"for sphere {late}" in result.stderr
+    seconds = summary["seconds_per_sphere"]
+    assert seconds[late]["data"] > max(25 * 0.05, seconds[other]["data"])
+    assert summary["waited_for"][late] == pytest.approx(seconds[other]["wait"], rel=0.2)
