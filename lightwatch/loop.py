@@ -78,7 +78,9 @@ class Loop:
         """
         before = self.version
         if target < before:
-            raise ConfigError(f"a number of epochs or steps must be >= 0, this one ends {before - target} steps ago")
+            raise ConfigError(
+                f"a number of epochs or steps must be >= 0, this one ends {before - target} steps ago [LW002]"
+            )
         self.status = move(self.status, TrainingStatus.INITIALIZING)
         try:
             self._total, self._digest = total, None
@@ -198,7 +200,7 @@ class Loop:
         while True:
             self._compute(training, evaluation, step)
             if not self._replica.intact:
-                self._sync.unsound("own sums are no longer what was added to them")
+                self._sync.unsound("own sums are no longer what was added to them [LW304]")
             sums = self._sync.reduced()
             self._has_sums = True
             tail = self._agree(training + evaluation, sums, step)

@@ -175,7 +175,7 @@ class Alone:
         return Start(standing.position._replace(attempt=0))
 
     def share_state(self, tensors: dict[str, Tensor], start: Start) -> None:
-        raise StateError("one process has nobody to share its state with")
+        raise StateError("one process has nobody to share its state with [LW901]")
 
     def deal(self, position: Position, training: int, evaluation: int) -> Sequence[int]:
         self._buckets = []
@@ -213,7 +213,7 @@ class Alone:
         return "this process"
 
     def unsound(self, reason: str) -> None:
-        raise ReductionError(f"the step is not taken: {reason}; this process's memory can't be trusted")
+        raise ReductionError(f"the step is not taken, this process's memory can't be trusted: {reason}")
 
     def closed(self, closing: Closing, model: nn.Module) -> None:
         self.closing = closing

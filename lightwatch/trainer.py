@@ -55,7 +55,7 @@ class Trainer:
         settle_arithmetic(self.config.threads)
         if scheduler is not None and not callable(scheduler):
             raise ConfigError(
-                f"scheduler must be a function from update number to a factor, got {type(scheduler).__name__}"
+                f"scheduler must be a function from update number to a factor, got {type(scheduler).__name__} [LW206]"
             )
         self.model = model
         self.data = self._batches(train_data, collate_fn)
@@ -87,7 +87,9 @@ class Trainer:
     def train_step(self, batch: tuple[Any, Any]) -> TrainingState:
         """One update from a batch of one's own, (inputs, targets). For one process only."""
         if not self.sync.alone:
-            raise StateError("train_step(batch) would give each sphere another batch; on a tree call train_steps(n)")
+            raise StateError(
+                "train_step(batch) would give each sphere another batch; on a tree call train_steps(n) [LW806]"
+            )
         inputs, targets = map(aligned, batch)
         samples = len(targets) if hasattr(targets, "__len__") else 1
         self._units.given = Batch(inputs, targets, weight_of(targets, samples), samples)
@@ -180,12 +182,14 @@ class Trainer:
     def set_learning_rate(self, learning_rate: float) -> None:
         """The base rate from the step after the next boundary on; the schedule still multiplies it."""
         if not 0 <= learning_rate < math.inf:
-            raise ConfigError(f"a learning rate must be finite and >= 0, got {learning_rate}")
+            raise ConfigError(f"a learning rate must be finite and >= 0, got {learning_rate} [LW002]")
         self._order(learning_rate=float(learning_rate))
 
     def _order(self, **changes: object) -> None:
         if not isinstance(self.sync, Alone):
-            raise StateError("on a tree orders go to control: `lightwatch pause|resume|stop`, or a ControlClient")
+            raise StateError(
+                "on a tree orders go to control: `lightwatch pause|resume|stop`, or a ControlClient [LW512]"
+            )
         self.sync.order(**changes)
 
     def _batches(self, data: Any, collate_fn: Callable[[list[Any]], Any] | None) -> Batches:

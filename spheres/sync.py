@@ -92,7 +92,9 @@ class TreeSync:
     def admit(self, fingerprint: dict[str, str], config: TrainingConfig, length: Length) -> None:
         """Send the proof; a refusal shows where the roll call is waited for."""
         if self.finish is not None:
-            raise StateError("a run on a tree trains one model: this script's second Trainer has no place in it")
+            raise StateError(
+                "a run on a tree trains one model: this script's second Trainer has no place in it [LW806]"
+            )
         self._config = config
         self._gradient_bytes = length.gradient_bytes
         self._link.send(
@@ -192,7 +194,7 @@ class TreeSync:
         """Go's deal for the position that the generation began at, even shares afterwards; evaluation evenly too."""
         assert self._view is not None
         if self._next_wire:  # a step was begun anew with buckets of its first try on their way
-            self._break_off(PeerLost("a step was begun anew while its buckets were being summed"))
+            self._break_off(PeerLost("a step was begun anew while its buckets were being summed [LW901]"))
         ids = [member.sphere for member in self._view.members]
         deal = share_out(training, ids, position.attempt)
         if self._go is not None and training and position == _tuple(self._go.position):
@@ -304,7 +306,7 @@ class TreeSync:
         if self.finish is not None:
             self.finish()
         if self._last is None or self._groups is None:
-            raise StateError("the script ended without training: call Trainer(...).train()")
+            raise StateError("the script ended without training: call Trainer(...).train() [LW803]")
         closing, model = self._last
         save_s = self._save(model) if self.first else 0.0
         self._link.send(

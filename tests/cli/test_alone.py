@@ -147,6 +147,7 @@ def test_a_signal_ends_the_run_in_order_and_a_second_one_at_once(
     summary = summary_of(tmp_path / "out")
     assert summary["status"] == status and summary["version"] >= 2
     assert ("second signal" in summary["reason"]) == (status == "failed")
+    assert summary["codes"] == (["LW514"] if status == "failed" else [])
     assert (tmp_path / "out" / "model.safetensors").exists() == (status == "stopped")
     assert "Traceback" not in err
 
@@ -162,6 +163,7 @@ def test_a_loss_that_is_no_number_fails_the_run_with_a_sentence(command: Command
     summary = json.loads(result.stdout)
     assert summary["status"] == "failed" and summary == summary_of(tmp_path / "out")
     assert "NaN" in summary["reason"] and summary["failures"] == [summary["reason"]]
+    assert summary["codes"] == ["LW301"]
     assert "Traceback" not in result.stderr and f"lightwatch: {summary['reason']}" in result.stderr
 
 

@@ -15,11 +15,6 @@ PAGE = ROOT / "lightwatch" / "errors.md"
 FILES = python_files(*PACKAGES)
 TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
 ERRORS = error_classes(list(TREES.values()))
-NOT_YET = {
-    *(f"lightwatch/{name}.py" for name in ("loop", "sync", "trainer")),
-    "spheres/sync.py",
-}
-UNUSED_YET = {"LW806"}
 
 
 def shown(file: Path) -> str:
@@ -63,14 +58,13 @@ def mistakes(page: str, used: set[str]) -> list[str]:
 @pytest.mark.parametrize("file", FILES, ids=shown)
 def test_every_sentence_ends_with_a_code(file: Path) -> None:
     """Whether raised, returned or sent."""
-    if shown(file) not in NOT_YET:
-        assert not uncoded(TREES[file], ERRORS, shown(file))
+    assert not uncoded(TREES[file], ERRORS, shown(file))
 
 
 def test_the_page_holds_exactly_the_codes_that_are_used() -> None:
     """Each once, under its subject, with its cause and its cure."""
     used = set[str]().union(*(codes_of(tree) for tree in TREES.values()))
-    assert not mistakes(PAGE.read_text(encoding="utf-8"), used | UNUSED_YET)
+    assert not mistakes(PAGE.read_text(encoding="utf-8"), used)
 
 
 GOOD = """
