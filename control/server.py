@@ -296,5 +296,5 @@ def _why_broken(error: Exception) -> str:
     if isinstance(error, LedgerError):
         return f"control can't go on: {error}"
     if isinstance(error, OSError):
-        return f"control can't go on: {error} [LW601]"
+        return f"control can't go on: the disk under the run's folder fails: {error} [LW601]"
     return f"control broke: {type(error).__name__}: {error} [LW901]"

@@ -135,8 +135,11 @@ def _is_coded(node: ast.expr, around: Around, errors: set[str]) -> bool:
             return so(*values)
         case ast.Attribute(attr=name):
             return name in KEPT | ASSIGNED
+        case ast.Call(func=ast.Name(id="coded"), args=[_, code]):
+            given = [code.body, code.orelse] if isinstance(code, ast.IfExp) else [code]
+            return all(re.fullmatch("'LW[0-9]{3}'", ast.unparse(each)) for each in given)
         case ast.Call(func=function):
-            return _name(function) in SPEAKERS | errors | {"coded"}
+            return _name(function) in SPEAKERS | errors
         case ast.Name(id=name):
             return _is_coded_name(name, around, errors)
     return False

@@ -107,6 +107,8 @@ BAD = [
     "def decide(): return Do.KILL, 'no reason'",
     "print('no code', file=sys.stderr)",
     "Answer(ok=late, text='no code')",
+    "complain(coded('what', ''))",
+    "complain(coded('what', 'LW001' if a else b))",
 ]
 
 
