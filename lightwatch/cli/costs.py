@@ -39,9 +39,9 @@ def spoken_level(level: Mapping[str, float | None], versions: int) -> str:
     up, down, ratio = level.get("up") or 0, level.get("down") or 0, level.get("ratio")
     if not versions or not up + down:
         return ""
-    more = f" ({ratio:.2f} of the least)" if ratio is not None else ""
+    ratio_told = f" ({ratio:.2f} times the least)" if ratio is not None else ""
     carried = f"{spoken_bytes(up / versions)} up and {spoken_bytes(down / versions)} down a step"
-    return f"level {level['level']}: {carried}{more}"
+    return f"level {level['level']}: {carried}{ratio_told}"
 
 
 def spoken_trouble(found: Status) -> list[str]:

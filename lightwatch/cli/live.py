@@ -6,6 +6,7 @@ A thread of its own asks control for its status twice a second: neither the run 
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,6 +18,9 @@ from .rows import Row
 from .status import spoken_sphere
 from .terminal import Terminal, one_line
 from .view import Pace, spoken_row
+
+if TYPE_CHECKING:
+    from control.status import Status
 
 ASK_EVERY_S = 0.5
 SPHERES_SHOWN = 24
@@ -71,8 +75,12 @@ class LiveView:
                     found = client.status()
                 except ControlError:  # busy, or gone: the launcher sees which
                     continue
-                lines = [spoken_sphere(sphere) for sphere in found.spheres[:SPHERES_SHOWN]]
-                if len(found.spheres) > SPHERES_SHOWN:
-                    lines.append(f"and {len(found.spheres) - SPHERES_SHOWN} more")
-                lines += spoken_trouble(found)
-                self._live.update(Group(self._progress, Text("\n".join(lines))))
+                self._live.update(Group(self._progress, Text("\n".join(spoken_lines(found)))))
+
+
+def spoken_lines(found: Status) -> list[str]:
+    """A line for each of the first spheres, and what slows them down."""
+    lines = [spoken_sphere(sphere) for sphere in found.spheres[:SPHERES_SHOWN]]
+    if len(found.spheres) > SPHERES_SHOWN:
+        lines.append(f"and {len(found.spheres) - SPHERES_SHOWN} more")
+    return lines + spoken_trouble(found)

@@ -136,7 +136,7 @@ def test_the_end_says_who_was_waited_for_and_what_levels_carried(
     assert "20 s in steps (compute 50%, wait 19%, reduce 10%)" in out
     assert "the others waited 5.0 s each for sphere b/1" in out
     assert "link a – b: round trip 50 ms" in out
-    assert "level 0: 19.9 MB up and 19.9 MB down a step (1.01 of the least)" in out
+    assert "level 0: 19.9 MB up and 19.9 MB down a step (1.01 times the least)" in out
     assert "1 of 100 updates skipped (step 2 skipped: a loss of NaN)" in out
 
 
@@ -174,7 +174,7 @@ def test_a_status_says_where_time_goes_and_what_slows_it_down() -> None:
         "time of the newest steps: compute 71%, wait 20%, reduce 6%",
         "others wait 48 ms a step for sphere b/1",
         "link a – b: round trip 50 ms",
-        "level 0: 19.9 MB up and 19.9 MB down a step (1.01 of the least)",
+        "level 0: 19.9 MB up and 19.9 MB down a step (1.01 times the least)",
         f"  {spoken_sphere(found.spheres[0])}",
     ]
     assert "1,234 tokens/s  sync 25%" in told[-1]

@@ -13,9 +13,9 @@ import pytest
 
 from control.protocol import Closed
 from control.record import FailureRecord, GenerationRecord, RunRecord
-from control.status import SphereStatus, Status, Totals, Traffic
+from control.status import SphereStatus, Status, Totals, Traffic, Waited
 from lightwatch.cli.launch import Ended
-from lightwatch.cli.live import LiveView
+from lightwatch.cli.live import SPHERES_SHOWN, LiveView, spoken_lines
 from lightwatch.cli.orders import refuse_unreachable
 from lightwatch.cli.record import judged
 from lightwatch.cli.status import spoken_alone, spoken_status
@@ -119,6 +119,16 @@ def test_the_live_view_shows_the_newest_version_and_every_sphere(
     shown = capsys.readouterr().out
     assert "step 3/9" in shown and "from the [bold]script" in shown
     assert "view" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_below_the_spheres_the_live_view_says_who_is_waited_for() -> None:
+    """So many spheres have a line, and the others are counted; with nothing amiss there is no other line."""
+    many = [sphere(str(n)) for n in range(SPHERES_SHOWN + 3)]
+    found = Status(run_id="cafe", state="running", tree="27", generation=(1, 1), version=3, max_steps=9, spheres=many)
+    lines = spoken_lines(found)
+    assert len(lines) == SPHERES_SHOWN + 1 and lines[-1] == "and 3 more"
+    late = msgspec.structs.replace(found, slowest=Waited(path="7", wait_s=0.048, share=0.2))
+    assert spoken_lines(late) == [*lines, "others wait 48 ms a step for sphere 7"]
 
 
 # ---------------------------------------------------------------- the end, by the ledger

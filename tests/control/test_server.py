@@ -85,8 +85,8 @@ def test_what_the_spheres_did_is_in_the_ledger_also_of_a_control_that_was_killed
     first, second = begun(spheres, "0", "1")
     for version in (1, 2):
         first.row(version, seconds={"step": 0.5, "wait": 0.25}, slowest="1", own_units=6, samples=16)
-        second.row(version, seconds={"step": 0.5, "wait": 0.0}, slowest="1", own_units=2)
-        second.row(version, seconds={"step": 0.5, "wait": 0.0}, slowest="1", own_units=2)
+        second.row(version, seconds={"step": 0.5, "wait": 0.0}, slowest="1", own_units=2, samples=16)
+        second.row(version, seconds={"step": 0.5, "wait": 0.0}, slowest="1", own_units=2, samples=16)
     until(lambda: [each.versions for each in read_record(tmp_path / "ledger.db").totals.values()] == [2, 2])
     control.process.kill()
     record = read_record(tmp_path / "ledger.db")
