@@ -220,15 +220,17 @@ class Loop:
         """What was dealt to this sphere and is not yet done. Buckets leave in the backward of the last, but for a
         repetition: what it repeats may have left too early."""
         units = self._sync.deal(self._position, training, evaluation)
+        self._replica.send_anew()
         left = [unit for unit in units if unit not in self._outcomes]
         own = [unit for unit in left if unit < training]
         last = own[-1] if own and self._position.attempt == 0 else None
         step.watch.mark()
+        self._sync.progress(self._position, "computing", len(self._outcomes), len(units))
         for unit in left:
-            self._sync.progress(self._position, "computing", len(self._outcomes), len(units))
             if unit >= training:
                 self._outcomes[unit] = self._replica.evaluate(self._units.evaluation_batch(unit - training))
                 step.watch.lap("eval")
+                self._sync.progress(self._position, "computing", len(self._outcomes), len(units))
                 continue
             batch = self._units.batch(self.version, unit)
             step.watch.lap("data")
@@ -237,6 +239,7 @@ class Loop:
             step.count(outcome)
             self._moments.batch_ends(self._position, unit, outcome)
             step.watch.lap("compute")
+            self._sync.progress(self._position, "computing", len(self._outcomes), len(units))
         step.busy_s = time.perf_counter() - self._tail_s
         if training:
             self._replica.finish()
@@ -292,7 +295,8 @@ class Loop:
         training = self._units.training
         eval_loss = self._evaluated(tail, training)
         epoch, attempts = self._units.data.epoch_of(self.version), self._position.attempt + 1
-        self._in_force = self._sync.wanted(max(self._in_force.number, int(tail.members["seen"].min())))
+        seen = min(tail.members["seen"].tolist())
+        self._in_force = self._sync.wanted(max(self._in_force.number, seen))
         self._suspicion = None
         self._begin_position(Position(self._position.lineage, self.version + 1))
         self._digest = self._replica.digest() if self._digest_due(target) else None
@@ -302,17 +306,18 @@ class Loop:
         norm, rate, clip_ratio = step.applied or (None, None, None)
         self.state = TrainingState(self.version, epoch, step.loss, rate, norm)
         self._reported = self.version
-        suspects = ", ".join(self._sync.name_of(owner) for owner in step.cleared)
-        self._sync.report(
-            StepReport(
-                self.version, loss=step.loss, learning_rate=rate, grad_norm=norm, weight=step.weight,
-                samples=int(tail.units["samples"][:training].sum()), attempts=attempts, skipped=step.applied is None,
-                in_force=self._in_force.number, check=self._replica.check(), digest=self._digest, epoch=epoch,
-                eval_loss=eval_loss, suspect=suspects or None, trouble=step.trouble, clip_ratio=clip_ratio,
-                slowest=step.slowest, own_units=step.units, own_samples=step.samples, own_weight=step.own_weight,
-                seconds=step.watch.total(),
-            )
-        )  # fmt: skip
+        if self._sync.listens:
+            suspects = ", ".join(self._sync.name_of(owner) for owner in step.cleared)
+            self._sync.report(
+                StepReport(
+                    self.version, loss=step.loss, learning_rate=rate, grad_norm=norm, weight=step.weight,
+                    samples=int(tail.units["samples"][:training].sum()), attempts=attempts,
+                    skipped=step.applied is None, in_force=self._in_force.number, check=self._replica.check(),
+                    digest=self._digest, epoch=epoch, eval_loss=eval_loss, suspect=suspects or None,
+                    trouble=step.trouble, clip_ratio=clip_ratio, slowest=step.slowest, own_units=step.units,
+                    own_samples=step.samples, own_weight=step.own_weight, seconds=step.watch.total(),
+                )
+            )  # fmt: skip
         self._moments.logs = self._sync.first
         self._moments.version_stands(self.state, step, self.eval_loss)
 
@@ -322,7 +327,10 @@ class Loop:
 
     def _evaluated(self, tail: Tail, training: int) -> float | None:
         """The loss of the evaluation in this tail, if there was one; the best is kept, with its version."""
-        loss, weight = tail.mean_loss(training, tail.units["weight"].size)
+        units = tail.units["weight"].size
+        if units == training:
+            return None
+        loss, weight = tail.mean_loss(training, units)
         if loss is None or not weight:
             return None
         self.eval_loss = loss

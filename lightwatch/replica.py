@@ -69,6 +69,7 @@ class Replica:
         self.optimizer = optimizer or AdamW(self._parameters, config.learning_rate, config.weight_decay)
         self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._buffers = Buffers(model)
+        self._modules = list(model.modules())
         self._version_buffers = self._buffers.read()
         self._taken_buffers = torch.zeros_like(self._version_buffers)
 
@@ -77,15 +78,19 @@ class Replica:
     def begin(self) -> None:
         """Empty sums for a new position; the buffers are the version's again, whatever was computed in between."""
         self._part.begin(self.exponents or ())
-        self._departures.begin()
-        self.intact = True
-        self._taken_buffers.zero_()
-        self.restore_buffers()
+        if self._buffers.words:
+            self._taken_buffers.zero_()
+            self.restore_buffers()
 
     def send_to(self, send: Callable[[Tensor], None], *, early: bool) -> None:
         """Where buckets leave to, in index order. early: `compute` may be told to let them leave in its backward."""
         self._send = send
         self._part.on_added = self._departures.fired if early else None
+
+    def send_anew(self) -> None:
+        """No bucket of this position has left: those that had were given up with their generation."""
+        self._departures.begin()
+        self.intact = True
 
     def compute(self, version: int, index: int, batch: Batch, *, last: bool = False) -> Outcome:
         """Forward and backward of one training micro-batch; its gradient is in the sums when this returns.
@@ -99,7 +104,8 @@ class Replica:
             self._take_buffers(index)
             return Outcome(0.0, 0, batch.samples)
         seed_everything(key(self.config.seed, version, index, "model"))
-        self.model.train()
+        if not all(module.training for module in self._modules):
+            self.model.train()
         with self._part.micro_batch(batch.weight):
             loss = self._loss(batch, self.loss_fn)
             # Float sums are of the loss summed over targets; d(mean * w) is bitwise d(sum) for cross entropy.
@@ -145,7 +151,8 @@ class Replica:
         tail.checks[:] = self._part.checks.cpu().numpy()
         for unit, outcome in outcomes.items():
             tail.take(unit, rank, outcome)
-        tail.members["weights"][rank] = self.check()
+        if members > 1:
+            tail.members["weights"][rank] = self.check()
         tail.members["late"][rank] = self._departures.late
         return tail
 
@@ -210,10 +217,12 @@ class Replica:
 
     def restore_buffers(self) -> None:
         """The model's buffers become the version's: every forward may change them."""
-        self._buffers.write(self._version_buffers)
+        if self._buffers.words:
+            self._buffers.write(self._version_buffers)
 
     def take_buffers(self) -> None:
         """The version's buffers are what the model holds now: after it was loaded, or its state shared."""
+        self._modules = list(self.model.modules())
         self._version_buffers = self._buffers.read()
 
     def probe(self, batch: Batch) -> str:

@@ -83,6 +83,8 @@ class Sync(Protocol):
     first: bool
     """This process speaks for the run: it logs, prints and writes the model."""
     alone: bool
+    listens: bool
+    """Whether anybody reads the reports."""
     members: int
     rank: int
     finish: Callable[[], object] | None
@@ -153,6 +155,7 @@ class Alone:
 
     def __init__(self, on_report: Callable[[StepReport], None] | None = None) -> None:
         self._on_report = on_report
+        self.listens = on_report is not None
         self._orders = [Wanted()]
         self._changed = threading.Condition()
         self.closing: Closing | None = None

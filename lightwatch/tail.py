@@ -41,14 +41,20 @@ class Tail:
     """
 
     def __init__(self, parameters: int, buckets: int, units: int, members: int) -> None:
-        sizes = [parameters, parameters, buckets, len(UNIT_FIELDS) * units, len(MEMBER_FIELDS) * members]
-        self.vector: Ints = np.zeros(sum(sizes), dtype=np.int64)
-        bounds, fired, checks, of_units, of_members = np.split(self.vector, np.cumsum(sizes)[:-1])
-        self.bounds: Ints = bounds
-        self.fired: Ints = fired
-        self.checks: Ints = checks
-        self.units = dict(zip(UNIT_FIELDS, of_units.reshape(len(UNIT_FIELDS), units), strict=True))
-        self.members = dict(zip(MEMBER_FIELDS, of_members.reshape(len(MEMBER_FIELDS), members), strict=True))
+        sums = 2 * parameters + buckets
+        of_members = sums + len(UNIT_FIELDS) * units
+        self.vector: Ints = np.zeros(of_members + len(MEMBER_FIELDS) * members, dtype=np.int64)
+        self.bounds: Ints = self.vector[:parameters]
+        self.fired: Ints = self.vector[parameters : 2 * parameters]
+        self.checks: Ints = self.vector[2 * parameters : sums]
+        self.units = self._columns(UNIT_FIELDS, sums, units)
+        self.members = self._columns(MEMBER_FIELDS, of_members, members)
+
+    def _columns(self, names: Sequence[str], start: int, length: int) -> dict[str, Ints]:
+        # Slices: of a tiny model's step, numpy's split and reshape were a tenth.
+        return {
+            name: self.vector[start + place * length : start + (place + 1) * length] for place, name in enumerate(names)
+        }
 
     def take(self, unit: int, rank: int, outcome: Outcome) -> None:
         """Write the slot of a unit that this member, number `rank` of the generation, has computed."""
@@ -172,12 +178,11 @@ def soundness(
 
     sums_checks: checksums of the reduced buckets as they arrived here; None where there are none (float).
     """
-    taken = tail.units["taken"]
-    wrong = np.flatnonzero(taken != 1)
-    if wrong.size:
-        unit = int(wrong[0])
-        return f"micro-batch {unit} was counted {int(taken[unit])} times, expected exactly once [LW304]"
-    for name in MUST_BE_EQUAL:
+    taken = tail.units["taken"].tolist()
+    if taken.count(1) != len(taken):
+        unit = next(unit for unit, times in enumerate(taken) if times != 1)
+        return f"micro-batch {unit} was counted {taken[unit]} times, expected exactly once [LW304]"
+    for name in MUST_BE_EQUAL if tail.members["seen"].size > 1 else ():
         column = tail.members[name]
         if column.size and not bool((column == column[0]).all()):
             values, counts = np.unique(column, return_counts=True)
@@ -206,18 +211,18 @@ def decide(
 
     Sums that lack a late gradient mean nothing: the step is repeated, and no bucket leaves early in a repetition.
     """
-    if tail.members["late"].any():
+    if any(tail.members["late"].tolist()):
         return Repeat(suspicion)
-    bad = tail.units["bad"][:training_units]
+    bad = tail.units["bad"][:training_units].tolist()
     bounds = tail.bounds.tolist()
     rescale = exponents is not None and needs_rescale(exponents, bounds, headroom_bits)
-    if bool(bad.any()) or rescale:
-        flagged = Suspicion(tuple(bad.tolist()), tuple(bounds) if rescale else (), _owners(tail, bad))
+    if any(bad) or rescale:
+        flagged = Suspicion(tuple(bad), tuple(bounds) if rescale else (), _owners(tail, bad))
         if suspicion is None or (flagged.bad, flagged.bounds) != (suspicion.bad, suspicion.bounds):
             return Repeat(flagged) if attempt < ATTEMPTS_MOST else Hopeless()
-        if bad.any():
-            unit = int(np.flatnonzero(bad)[0])
-            return NonFinite(unit, int(bad[unit]) - 1, int(tail.units["owner"][unit]))
+        if any(bad):
+            unit = next(unit for unit, flag in enumerate(bad) if flag)
+            return NonFinite(unit, bad[unit] - 1, int(tail.units["owner"][unit]))
         assert exponents is not None
         after = next_exponents(exponents, bounds, headroom_bits)
         if after == list(exponents):
@@ -232,5 +237,6 @@ def decide(
     return Update(after, loss, weight, suspicion.owners if suspicion else ())
 
 
-def _owners(tail: Tail, bad: Ints) -> tuple[int, ...]:
-    return tuple(sorted({int(owner) for owner in tail.units["owner"][: bad.size][bad != 0]}))
+def _owners(tail: Tail, bad: Sequence[int]) -> tuple[int, ...]:
+    owners = tail.units["owner"].tolist()
+    return tuple(sorted({owners[unit] for unit, flag in enumerate(bad) if flag}))

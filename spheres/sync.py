@@ -53,6 +53,7 @@ class TreeSync:
     """
 
     alone = False
+    listens = True
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ class ThreadSync(Alone):
 
     def __init__(self, groups: Groups, members: Sequence[Member], rank: int, deal: Deal | None) -> None:
         super().__init__()
+        self.listens = True
         self.groups = groups
         self.pipeline = Pipeline(groups)
         self.members = len(members)
