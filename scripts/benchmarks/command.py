@@ -28,6 +28,8 @@ ROWS: dict[int, Callable[[Plan], list[Figure]]] = {
     7: start.measure,
 }
 
+BUSY = 0.5
+
 DESCRIPTION = """\
 Measure how fast lightwatch is, and hold the figures against their bars.
 
@@ -55,6 +57,8 @@ def main(words: list[str]) -> int:
     not_run: list[NotRun] = []
     facts = machine()
     _tell(", ".join(f"{name} {value}" for name, value in facts.items()))
+    if facts["load"] > BUSY:
+        _tell(f"the machine is busy (load {facts['load']}): figures will be off, those of short steps most")
     with tempfile.TemporaryDirectory(prefix="lightwatch-bench-") as folder:
         plan = Plan(given.runs, given.steps, given.peers, Path(folder), _tell)
         for row in rows:
