@@ -163,3 +163,15 @@ def test_a_stopwatch_books_each_moment_once() -> None:
     assert set(seconds) == {"data", "compute", "step"}
     assert 0 <= seconds["data"] + seconds["compute"] <= seconds["step"]
     assert watch.total()["step"] > seconds["step"] and watch.seconds["data"] == seconds["data"]
+
+
+def test_a_lap_may_be_split_between_waiting_and_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most the whole lap is waiting, at least none; both parts add up to it."""
+    now_s = [0.0]
+    monkeypatch.setattr("lightwatch.metrics.time.perf_counter", lambda: now_s[0])
+    watch = Stopwatch()
+    for lap_s, waited_s in ((1.0, 0.25), (1.0, 5.0), (1.0, -3.0)):
+        now_s[0] += lap_s
+        watch.split("wait", waited_s, "reduce")
+    assert watch.seconds == {"wait": 0.25 + 1.0, "reduce": 0.75 + 1.0}
+    assert watch.of("wait", "nothing") == 1.25

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from lightwatch.config import TrainingConfig
+from lightwatch.data import Batch
 from lightwatch.flat import digest_of
 from lightwatch.sync import Alone
+from lightwatch.tail import Outcome
 from lightwatch.trainer import Trainer
 from tests.models import byte_pairs, gpt_trainer, mlp, regression_pairs, tiny_gpt
 from tests.trees import train_on_tree
@@ -164,3 +166,20 @@ def test_a_probe_leaves_the_copy_as_it_was_and_tells_gradients_apart() -> None:
     clean.train()
     probed.train()
     assert probed.digest() == clean.digest()
+
+
+def test_the_best_evaluation_is_kept_with_its_version() -> None:
+    """The lowest of all so far, the closing one's too, and the newest beside it; the first of equals."""
+    losses = {2: 3.0, 4: 1.0, 6: 2.0, 7: 1.0}
+    trainer = gpt_trainer(Alone(), max_steps=7)
+    seen: dict[int, tuple[float | None, tuple[float, int] | None]] = {}
+
+    def evaluate(batch: Batch) -> Outcome:
+        return Outcome(losses[trainer.version], batch.weight, batch.samples)
+
+    trainer._replica.evaluate = evaluate  # type: ignore[method-assign]
+    trainer.on_step_end = lambda state: seen.update({state.step: (trainer.eval_loss, trainer.best_eval)})
+    trainer.train()
+    assert seen[2] == (None, None) and seen[3] == (3.0, (3.0, 2))
+    assert seen[5] == (1.0, (1.0, 4)) and seen[7] == (2.0, (1.0, 4))
+    assert (trainer.eval_loss, trainer.best_eval) == (1.0, (1.0, 4))

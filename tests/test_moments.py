@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from functools import partial
 
 import numpy as np
@@ -11,11 +12,11 @@ import torch
 
 from lightwatch.callbacks import BatchEnd, CallbackPolicy, CallbackType, EpochEnd, ErrorRaised, GradientSync
 from lightwatch.errors import NonFiniteError
-from lightwatch.metrics import TrainingState
+from lightwatch.metrics import StepReport, TrainingState
 from lightwatch.sync import Alone
 from lightwatch.trainer import Trainer
 from tests.models import byte_pairs, gpt_trainer, regression_pairs, small_trainer, tiny_gpt
-from tests.trees import train_on_tree
+from tests.trees import ThreadSync, train_on_tree
 
 FIRED_BY_A_TRAINING = [each for each in CallbackType if each not in (CallbackType.CHECKPOINT, CallbackType.ERROR)]
 
@@ -197,3 +198,32 @@ def test_an_error_is_told_to_error_callbacks_and_stays_itself() -> None:
     trainer.on_step_end = lambda state: trainer.stop()
     trainer.train()
     assert len(told) == 1
+
+
+def test_who_is_waited_for_is_named_on_every_sphere() -> None:
+    """One sphere holds its micro-batches up until all others have gone ahead; the waiting is booked as such."""
+    reports: dict[int, list[StepReport]] = {0: [], 1: [], 2: []}
+    delay_s = 0.05
+
+    class Telling(ThreadSync):
+        def report(self, report: StepReport) -> None:
+            reports[self.rank].append(report)
+
+    def make(sync: Alone) -> Trainer:
+        sync.__class__ = Telling
+        trainer = gpt_trainer(sync, eval_interval=0, max_steps=4)
+        if sync.rank == 1:
+            trainer.register_callback("batch_start", lambda start: time.sleep(delay_s))
+        return trainer
+
+    train_on_tree("3", make)
+    for rank, each in reports.items():
+        made = [report for report in each if report.version and report.attempts == 1]
+        assert made and {report.slowest for report in made} == {1}
+        for report in made:
+            assert report.own_units >= 1 and report.own_weight == 32 * report.own_units
+            assert set(report.seconds) >= {"data", "compute", "wait", "reduce", "update", "step"}
+            if rank != 1:
+                assert report.seconds["wait"] >= delay_s / 2
+            else:
+                assert report.seconds["wait"] < 1e-5  # it is told in whole microseconds
