@@ -40,7 +40,7 @@ FIELDS: list[tuple[type, str, list[object], list[object]]] = [
     (TrainingConfig, "label_smoothing", [0, 0.1, 0.999], [-0.1, 1.0, None, *NO_NUMBER]),
     (TrainingConfig, "headroom_bits", [1, 12], [0, 13, *NO_INTEGER]),
     (TrainingConfig, "eval_batches", [1, 10**6], [0, *NO_INTEGER]),
-    (TrainingConfig, "nan_policy", ["stop"], ["skip", "", *NO_TEXT]),
+    (TrainingConfig, "nan_policy", ["stop", "skip"], ["go on", "", *NO_TEXT]),
     (GPTConfig, "layers", [1, 12], [0, 1025, *NO_INTEGER]),
     (GPTConfig, "heads", [1, 2, 256], [0, 3, 257, *NO_INTEGER]),
     (GPTConfig, "width", [8, 512], [0, 4, 100, 2**16 + 8, *NO_INTEGER]),

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from functools import cache
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from lightwatch.arithmetic import settle_arithmetic
 from lightwatch.config import TrainingConfig
-from lightwatch.errors import ConfigError
+from lightwatch.errors import ConfigError, NonFiniteError
 from lightwatch.fingerprint import NEED_NOT_BE_EQUAL, fingerprint_of
 from lightwatch.metrics import StepReport
 from lightwatch.sync import Alone
 from lightwatch.trainer import Trainer
-from tests.models import byte_pairs, gpt_trainer
+from tests.models import byte_pairs, gpt_trainer, small_trainer
 
 # Read by nothing until there are checkpoints: then each gets an entry below, and this table goes.
 WAITING_FOR_CHECKPOINTS = ("save_interval", "checkpoint_dir")
@@ -172,10 +174,16 @@ def eval_batches() -> None:
 
 
 def nan_policy() -> None:
-    """One policy so far; another is refused rather than ignored."""
-    assert TrainingConfig().nan_policy == "stop"
-    with pytest.raises(ConfigError, match="nan_policy"):
-        TrainingConfig(nan_policy="skip")
+    """A loss that is NaN ends the training, or is a version with the weights of the one before."""
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.mse_loss(outputs, targets) * math.nan
+
+    with pytest.raises(NonFiniteError):
+        small_trainer(loss_fn=loss).train()
+    trainer = small_trainer(loss_fn=loss, nan_policy="skip")
+    before = trainer.digest()
+    assert trainer.train().step == 6 and trainer.digest() == before
 
 
 ENTRIES: dict[str, Callable[[], None]] = {
@@ -205,11 +213,11 @@ OTHER: dict[str, object] = {
     "learning_rate": 0.5, "weight_decay": 0.5, "max_grad_norm": 0.5, "warmup_steps": 7, "max_steps": 77,
     "log_interval": 7, "eval_interval": 7, "save_interval": 7, "checkpoint_dir": "there", "micro_batches": 7,
     "batch_size": 7, "seed": 7, "reduction": "float", "verify_interval": 7, "label_smoothing": 0.5,
-    "headroom_bits": 7, "eval_batches": 7,
+    "headroom_bits": 7, "eval_batches": 7, "nan_policy": "skip",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name in TrainingConfig.names() if name not in ("threads", "nan_policy")])
+@pytest.mark.parametrize("name", [name for name in TrainingConfig.names() if name != "threads"])
 def test_spheres_of_unequal_settings_are_told_apart_unless_no_bit_hangs_on_it(name: str) -> None:
     """The fingerprint's field of that name, and no other setting's, differs; three don't matter."""
     ours, theirs = fields(), fields(**{name: OTHER[name]})

@@ -54,3 +54,45 @@ def test_a_second_trainer_in_one_script_is_refused_on_a_tree(tmp_path: Path) -> 
     assert done.returncode == 1
     assert "second Trainer" in done.stderr and "Traceback" not in done.stderr
     assert processes_of(tmp_path) == []
+
+
+NAN = """
+import sys
+import torch
+from torch import nn
+from lightwatch import Trainer, TrainingConfig
+
+pairs = [(torch.randn(4, generator=torch.Generator().manual_seed(n)), torch.tensor(n % 3)) for n in range(40)]
+torch.manual_seed(0)
+config = TrainingConfig(
+    learning_rate=1e-2, warmup_steps=0, max_steps=5, micro_batches=4, batch_size=2, seed=2, nan_policy=sys.argv[1]
+)
+trainer = Trainer(nn.Linear(4, 3), pairs, config)
+pairs[trainer.data.samples_of(2, 3)[1]][0][0] = float("nan")
+trainer.train()
+"""
+
+
+def test_nan_stops_or_skips_all_spheres_alike(tmp_path: Path) -> None:
+    """stop: the sentence names parameter, micro-batch, sphere and step, and the last version is whole. skip: five
+    versions with the same weights on each tree, one of them skipped."""
+    (tmp_path / "script.py").write_text(NAN)
+    found: dict[tuple[str, str], dict[str, object]] = {}
+    for policy in ("stop", "skip"):
+        for tree in ("1", "a:2,b:1"):
+            out = f"{policy}-{tree[0]}"
+            command = ["run", "--tree", tree, "--out", out, "--json", "script.py", policy]
+            done = lightwatch(*command, folder=tmp_path, timeout_s=90)
+            assert done.returncode == (1 if policy == "stop" else 0), done.stderr
+            found[policy, tree] = json.loads(done.stdout)
+    for (policy, tree), summary in found.items():
+        if policy == "skip":
+            assert (summary["version"], summary["skipped"], summary["status"]) == (5, 1, "completed")
+            assert "micro-batch 3 of step 2" in str(summary["troubles"])
+        else:
+            assert (summary["version"], summary["status"], summary["codes"]) == (2, "failed", ["LW301"])
+            reason = str(summary["reason"])
+            assert "the gradient of" in reason and "micro-batch 3 of step 2" in reason
+            assert ("by sphere " if tree != "1" else "by this process") in reason
+    assert found["skip", "1"]["digest"] == found["skip", "a:2,b:1"]["digest"]
+    assert processes_of(tmp_path) == []
