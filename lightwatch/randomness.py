@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import random
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 
 _ROUNDS = 8  # of the Feistel network: with 6, steps between neighbours were uneven in shuffles of 50 (chi² 1.6 of 1)
 _MASK64 = (1 << 64) - 1
+AHEAD = 2048  # places of a shuffle that are made at once; a spike of up to 1 ms, once for as many samples
+SINGLE = AHEAD // 8  # so many places, one by one, cost what AHEAD at once do
 
 
 def key(seed: int, step: int, index: int, purpose: str) -> int:
@@ -26,15 +29,13 @@ def key(seed: int, step: int, index: int, purpose: str) -> int:
 
 
 def seed_everything(key: int) -> None:
-    """Seed the global generators of torch, `random` and, if it is imported, numpy. About 8 µs.
+    """Seed the global generators of torch, `random` and numpy. About 8 µs, nearly all of it inside them.
 
     Not `torch.manual_seed`, which takes 90 µs. CUDA's generators only once CUDA is in use.
     """
     torch.default_generator.manual_seed(key)
     random.seed(key)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(key & 0xFFFFFFFF)
+    np.random.seed(key & 0xFFFFFFFF)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for generator in torch.cuda.default_generators:
             generator.manual_seed(key)
@@ -43,10 +44,9 @@ def seed_everything(key: int) -> None:
 @contextmanager
 def kept_randomness() -> Iterator[None]:
     """Whatever is drawn or seeded inside, the global generators stand afterwards where they stood."""
-    numpy = sys.modules.get("numpy")
     state = torch.default_generator.get_state()
     python = random.getstate()
-    array = numpy.random.get_state() if numpy is not None else None
+    array = np.random.get_state()
     generators = torch.cuda.default_generators if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     cuda = [generator.get_state() for generator in generators]
     try:
@@ -54,8 +54,7 @@ def kept_randomness() -> Iterator[None]:
     finally:
         torch.default_generator.set_state(state)
         random.setstate(python)
-        if numpy is not None:
-            numpy.random.set_state(array)
+        np.random.set_state(array)
         for generator, kept in zip(generators, cuda, strict=True):
             generator.set_state(kept)
 
@@ -69,19 +68,66 @@ def permuted(index: int, length: int, key: int) -> int:
     if not 0 <= index < length:
         raise IndexError(f"index must be in range({length}), got {index}")
     bits = (length - 1).bit_length()
-    low_bits = bits // 2
-    low_mask, high_mask = (1 << low_bits) - 1, (1 << (bits - low_bits)) - 1
     keys = _round_keys(key)
     while True:
-        low, high = index & low_mask, index >> low_bits
-        for multiplier, offset, second, then in keys:
-            mixed = (high * multiplier + offset) & _MASK64
-            low ^= (mixed ^ mixed >> 29) >> 17 & low_mask
-            mixed = (low * second + then) & _MASK64
-            high ^= (mixed ^ mixed >> 29) >> 17 & high_mask
-        index = high << low_bits | low
+        index = _mixed(index, bits, keys)
         if index < length:
             return index
+
+
+def permuted_range(start: int, stop: int, length: int, key: int) -> list[int]:
+    """Return `permuted` of each of range(start, stop), by numpy: 0.1 to 0.5 µs a place if there are thousands."""
+    if not 0 <= start <= stop <= length:
+        raise IndexError(f"places must be in range({length}), got {start} to {stop}")
+    bits = (length - 1).bit_length()
+    keys = _round_keys(key)
+    places = np.arange(start, stop, dtype=np.uint64)
+    outside = np.arange(stop - start)
+    while outside.size:
+        places[outside] = _mixed(places[outside], bits, keys)
+        outside = outside[places[outside] >= length]
+    return places.tolist()
+
+
+class Shuffle:
+    """The order of every epoch over `length` samples, read ahead where that pays.
+
+    What it gives is `permuted`, whatever was asked for before. A block is made once as many places were asked for as
+    it costs: reading on is ten times as fast, and picking single places (a sphere among many) at most twice as slow.
+    """
+
+    def __init__(self, seed: int, length: int) -> None:
+        self._seed = seed
+        self._length = length
+        self._asked = 0  # places, since the last block was made
+        self._block: tuple[int, int, list[int]] = (0, 0, [])  # epoch, first place, numbers; replaced as a whole
+
+    def numbers(self, epoch: int, start: int, stop: int) -> list[int]:
+        """The numbers of the samples at places start to stop - 1 of an epoch."""
+        self._asked += stop - start
+        at, first, block = self._block
+        if epoch == at and first <= start and stop - first <= len(block):
+            return block[start - first : stop - first]
+        order = key(self._seed, epoch, 0, "order")
+        if self._asked < SINGLE:
+            return [permuted(place, self._length, order) for place in range(start, stop)]
+        self._asked = 0
+        block = permuted_range(start, max(stop, min(start + AHEAD, self._length)), self._length, order)
+        self._block = (epoch, start, block)
+        return block[: stop - start]
+
+
+def _mixed(index: Any, bits: int, keys: tuple[tuple[int, int, int, int], ...]) -> Any:
+    """One pass through the Feistel network: an int, or an array of uint64, below 2 ** bits."""
+    low_bits = bits // 2
+    low_mask, high_mask = (1 << low_bits) - 1, (1 << (bits - low_bits)) - 1
+    low, high = index & low_mask, index >> low_bits
+    for multiplier, offset, second, then in keys:
+        mixed = (high * multiplier + offset) & _MASK64
+        low ^= (mixed ^ mixed >> 29) >> 17 & low_mask
+        mixed = (low * second + then) & _MASK64
+        high ^= (mixed ^ mixed >> 29) >> 17 & high_mask
+    return high << low_bits | low
 
 
 @lru_cache(maxsize=64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from lightwatch.corpus import Corpus
-from lightwatch.data import Batch, Batches, TextData, key, permuted, weight_of
+from lightwatch.data import Batch, Batches, TextData, collated, key, permuted, weight_of
 from lightwatch.errors import DataError
 
 
@@ -162,6 +162,10 @@ def test_integer_targets_weigh_what_is_learned_and_others_what_is_there() -> Non
     assert weight_of(torch.tensor([[1, -100, 3], [-100, -100, 0]]), 2) == 3
     assert weight_of(torch.tensor([-100, -100]), 2) == 0
     assert weight_of(torch.tensor([1, 2], dtype=torch.int32), 5) == 2
+    assert weight_of(torch.tensor([1, -101, -100]), 3) == 2
+    assert weight_of(torch.tensor([], dtype=torch.int64), 1) == 0
+    assert weight_of(torch.tensor([156, 1], dtype=torch.uint8), 2) == 2, "156 is -100 in eight bits, and a class"
+    assert weight_of(torch.tensor([1, 2, 3], dtype=torch.uint16), 1) == 3
     assert weight_of(torch.tensor([[-100.0, 1.0]]), 1) == 1
     assert weight_of(torch.tensor([[True, False]]), 1) == 1
     assert weight_of({"boxes": 1}, 4) == 4
@@ -185,6 +189,52 @@ def test_a_collate_function_makes_the_pair() -> None:
     assert [int(x) for x, _ in got[0]] == numbers and len(numbers) == 4
     assert batch.inputs["x"].reshape(-1).tolist() == numbers and batch.targets.tolist() == [2 * n for n in numbers]
     assert (batch.weight, batch.samples) == (4, 4)
+
+
+Pair = namedtuple("Pair", "inputs targets")
+ROWS = torch.arange(12.0).reshape(4, 3)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [(ROWS[n], torch.tensor(n)) for n in range(4)],
+        [(ROWS[n], n) for n in range(4)],
+        [(ROWS[n].numpy(), float(n)) for n in range(4)],
+        [({"x": ROWS[n], "name": "a"}, ROWS[n, 0]) for n in range(4)],
+        [((ROWS[n], n), [ROWS[n], n]) for n in range(4)],
+        [[ROWS[n], torch.tensor(n)] for n in range(4)],
+        [Pair(ROWS[n], torch.tensor(n)) for n in range(4)],
+        [(ROWS[n],) for n in range(4)],
+        [(ROWS[n], ROWS[n], ROWS[n]) for n in range(4)],
+        [(nn.Parameter(ROWS[n]), ROWS[n]) for n in range(4)],
+        [(ROWS.T[0], ROWS[:, 1:])],
+        list(ROWS),
+        [{"x": ROWS[0]}, {"x": ROWS[1]}],
+        [(ROWS[0], 1), (ROWS[1], 1, 1)],
+        [(ROWS[0], 1), (ROWS, 1)],
+        [(ROWS[0], 1), (ROWS[0].int(), 2.5)],
+        [(ROWS[0], 1), 5],
+        [(ROWS[0].to_sparse(), 1), (ROWS[0].to_sparse(), 1)],
+        [(torch.nested.nested_tensor([ROWS], layout=torch.jagged), 1)] * 2,
+        [(ROWS[0], object())] * 2,
+    ],
+)
+def test_pairs_are_collated_as_torch_does(samples: list[Any]) -> None:
+    """The same types, bits and memory, and the same refusal where there is one."""
+
+    def outcome(collate: Any) -> Any:
+        try:
+            return collate(samples)
+        except (RuntimeError, TypeError) as error:
+            return type(error), str(error)
+
+    ours, theirs = outcome(collated), outcome(default_collate)
+    assert type(ours) is type(theirs) and repr(ours) == repr(theirs)
+    flat, expected = torch.utils._pytree.tree_leaves(ours), torch.utils._pytree.tree_leaves(theirs)
+    for one, other in zip(flat, expected, strict=True):
+        if isinstance(other, Tensor):
+            assert torch.equal(one, other) and one.dtype == other.dtype and one.stride() == other.stride()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightwatch.randomness import kept_randomness, key, permuted, seed_everything
+from lightwatch import randomness
+from lightwatch.randomness import (
+    AHEAD,
+    SINGLE,
+    Shuffle,
+    kept_randomness,
+    key,
+    permuted,
+    permuted_range,
+    seed_everything,
+)
 
 LOW = (1 << 32) - 1  # all that torch's CPU generator looks at
 
@@ -128,3 +138,85 @@ def test_an_index_outside_is_refused(index: int, length: int) -> None:
     """Never wrapped around: it would show a sample twice."""
     with pytest.raises(IndexError, match=rf"range\({length}\), got {index}"):
         permuted(index, length, 1)
+
+
+@pytest.mark.parametrize(
+    ("length", "numbers"),
+    [
+        (1, [0, 0, 0]),
+        (2, [0, 1, 1]),
+        (3, [2, 0, 1]),
+        (1000, [214, 336, 388]),
+        (2**20, [793064, 491494, 428497]),
+        (2**31 + 11, [1405015147, 955935567, 798337429]),
+        (2**62 - 1, [3094574011088687455, 2123594692320009804, 841736537109711370]),
+    ],
+)
+def test_the_order_of_a_run_is_fixed_for_ever(length: int, numbers: list[int]) -> None:
+    """First, middle and last place of an epoch, written down: another formula would give every run other bits."""
+    order = key(1, 2, 0, "order")
+    assert [permuted(place, length, order) for place in (0, length // 2, length - 1)] == numbers
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    length=st.sampled_from([1, 2, 3, 1000, 2**20, 2**20 + 1, 2**31 + 11, 2**62 - 1]),
+    seed=st.integers(0, 2**64 - 1),
+    place=st.floats(0, 1),
+    count=st.integers(0, 60),
+)
+def test_a_range_is_permuted_like_each_of_its_places(length: int, seed: int, place: float, count: int) -> None:
+    """numpy's integers wrap where Python's are cut: the same numbers, from any start, as plain ints."""
+    start = min(int(place * length), length)
+    stop = min(start + count, length)
+    numbers = permuted_range(start, stop, length, seed)
+    assert numbers == [permuted(index, length, seed) for index in range(start, stop)]
+    assert all(type(number) is int for number in numbers)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 3), (3, 6), (4, 3)])
+def test_a_range_outside_is_refused(start: int, stop: int) -> None:
+    """Like a place outside."""
+    with pytest.raises(IndexError, match=rf"range\(5\), got {start} to {stop}"):
+        permuted_range(start, stop, 5, 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    length=st.sampled_from([1, 7, SINGLE, AHEAD, AHEAD + 1, 3 * AHEAD + 5]),
+    asked=st.lists(
+        st.tuples(st.integers(0, 2), st.floats(0, 1), st.sampled_from([1, 8, SINGLE, AHEAD + 3]), st.integers(1, 9))
+    ),
+)
+def test_a_shuffle_gives_the_same_whatever_was_asked_before(
+    length: int, asked: list[tuple[int, float, int, int]]
+) -> None:
+    """Runs of reading from any place of any epoch, over the ends of blocks and of the epoch; little is ever kept."""
+    shuffle = Shuffle(5, length)
+    for epoch, place, count, times in asked:
+        start = min(int(place * length), length - 1)
+        for first in range(start, min(start + count * times, length), count):
+            stop = min(first + count, length)
+            order = key(5, epoch, 0, "order")
+            assert shuffle.numbers(epoch, first, stop) == permuted_range(first, stop, length, order)
+            assert len(shuffle._block[2]) <= max(AHEAD, count)
+
+
+def test_reading_ahead_never_costs_more_than_it_can_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads on makes a block for AHEAD places; whoever takes 8 of each 8192, one for SINGLE that it took."""
+    made = []
+
+    def counted(start: int, stop: int, length: int, key: int) -> list[int]:
+        made.append(stop - start)
+        return permuted_range(start, stop, length, key)
+
+    monkeypatch.setattr(randomness, "permuted_range", counted)
+    whole = Shuffle(1, 16 * AHEAD)
+    for start in range(0, 16 * AHEAD, 8):
+        whole.numbers(0, start, start + 8)
+    assert made == [AHEAD] * 15 + [AHEAD - SINGLE + 8]
+    made.clear()
+    part = Shuffle(1, 2**40)
+    for step in range(1024):
+        part.numbers(0, step * 8192, step * 8192 + 8)
+    assert len(made) <= 1024 * 8 // SINGLE
