@@ -195,13 +195,18 @@ class Loop:
     def _take_step(self, target: int) -> None:
         """One version: compute what was dealt, sum it, agree, and only then change anything."""
         self._moments.step_begins(self.version)
-        step = Step()
+        trace = self._replica.trace = self._sync.trace
+        if trace is not None:
+            trace.step_begins(self.version, self._total)
+        step = Step(trace)
         training, evaluation = self._units.training, self._units.evaluation(self.version)
         while True:
             self._compute(training, evaluation, step)
             if not self._replica.intact:
                 self._sync.unsound("own sums are no longer what was added to them [LW304]")
             sums = self._sync.reduced()
+            if trace is not None:
+                trace.lap("wait for the sums")
             self._has_sums = True
             tail = self._agree(training + evaluation, sums, step)
             match self._decide(tail, training):
@@ -229,16 +234,16 @@ class Loop:
         for unit in left:
             if unit >= training:
                 self._outcomes[unit] = self._replica.evaluate(self._units.evaluation_batch(unit - training))
-                step.watch.lap("eval")
+                step.lap("eval", unit - training)
                 self._sync.progress(self._position, "computing", len(self._outcomes), len(units))
                 continue
             batch = self._units.batch(self.version, unit)
-            step.watch.lap("data")
+            step.lap("data", unit)
             self._moments.batch_begins(self._position, unit, batch)
             outcome = self._outcomes[unit] = self._replica.compute(self.version, unit, batch, last=unit == last)
             step.count(outcome)
             self._moments.batch_ends(self._position, unit, outcome)
-            step.watch.lap("compute")
+            step.lap("compute", unit)
             self._sync.progress(self._position, "computing", len(self._outcomes), len(units))
         step.busy_s = time.perf_counter() - self._tail_s
         if training:
@@ -300,7 +305,7 @@ class Loop:
         self._suspicion = None
         self._begin_position(Position(self._position.lineage, self.version + 1))
         self._digest = self._replica.digest() if self._digest_due(target) else None
-        step.watch.lap("update")
+        step.lap("update")
         self._micro_batches += step.units
         self._busy_s += step.watch.of("data", "compute", "update", "eval")
         norm, rate, clip_ratio = step.applied or (None, None, None)
@@ -320,6 +325,8 @@ class Loop:
             )  # fmt: skip
         self._moments.logs = self._sync.first
         self._moments.version_stands(self.state, step, self.eval_loss)
+        if step.trace is not None:
+            step.trace.step_ends()
 
     def _kept(self, path: Path) -> None:
         """The last version was written."""
@@ -367,6 +374,8 @@ class Loop:
         weight = int(tail.units["weight"].sum())
         self._begin_position(self._position)
         self._closed = self.version
+        if self._sync.trace is not None:
+            self._sync.trace.write()
         reason = "stopped" if self._in_force.stopped else "completed"
         closing = Closing(self.version, self._digest, reason, loss, weight, self._micro_batches, self._busy_s)
         self._sync.closed(closing, self._replica.model)

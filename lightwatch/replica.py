@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from .flat import Buffers, FlatLayout, digest_of, trainable_parameters
 from .optim import AdamW, Schedule, clip_factor, clip_grad_norm_, grad_norm
 from .statistics import GradientStatistics, gradient_statistics
 from .tail import Outcome, Tail
+from .trace import Trace
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -63,6 +65,7 @@ class Replica:
         self._departures = Departures(self.layout, self._leave)
         self._send: Callable[[Tensor], None] | None = None
         self.intact = True
+        self.trace: Trace | None = None
         self._means = self._part.sums.view(torch.float32)
         self._gradients = [slot.shaped(self._means) for slot in self.layout.slots]
         self._parameters = [slot.parameter for slot in self.layout.slots]
@@ -107,9 +110,14 @@ class Replica:
         if not all(module.training for module in self._modules):
             self.model.train()
         with self._part.micro_batch(batch.weight):
+            began_s = time.perf_counter()
             loss = self._loss(batch, self.loss_fn)
+            if self.trace is not None:
+                began_s = self.trace.span("forward", began_s)
             # Float sums are of the loss summed over targets; d(mean * w) is bitwise d(sum) for cross entropy.
             loss.backward(None if self.exact else torch.full_like(loss, batch.weight))  # type: ignore[no-untyped-call]
+            if self.trace is not None:
+                self.trace.span("backward", began_s)
         bad = self._part.settle() + 1
         self._take_buffers(index)
         value = float(loss.detach())
@@ -138,11 +146,14 @@ class Replica:
             self._send(self._taken_buffers)
 
     def _leave(self, index: int) -> None:
+        began_s = time.perf_counter()
         bucket = self.layout.buckets[index].of(self._part.sums)
         if self.exact and not same_checksum(int(checksum(bucket)), int(self._part.checks[index])):
             self.intact = False
         if self._send is not None:
             self._send(bucket)
+        if self.trace is not None:
+            self.trace.span(f"bucket {index} leaves", began_s)
 
     def tail(self, outcomes: Mapping[int, Outcome], units: int, rank: int, members: int) -> Tail:
         """What this member, number `rank` of `members`, says in the tail of a position with so many units."""

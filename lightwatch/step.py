@@ -5,6 +5,7 @@ from __future__ import annotations
 from .metrics import Stopwatch
 from .replica import Applied
 from .tail import Outcome, Tail
+from .trace import Trace
 
 
 class Step:
@@ -14,8 +15,9 @@ class Step:
     applied: None if no weight changed. trouble: why it is skipped. cleared: whose flags a repetition did not confirm.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trace: Trace | None = None) -> None:
         self.watch = Stopwatch()
+        self.trace = trace
         self.busy_s = 0.0
         self.slowest: int | None = None
         self.units = self.samples = self.own_weight = 0
@@ -25,6 +27,12 @@ class Step:
         self.trouble: str | None = None
         self.cleared: tuple[int, ...] = ()
 
+    def lap(self, name: str, unit: int | None = None) -> None:
+        """Book the time since the last lap under a name; a profile shows it too, as that of this micro-batch."""
+        self.watch.lap(name)
+        if self.trace is not None:
+            self.trace.lap(name, unit)
+
     def count(self, outcome: Outcome) -> None:
         """One more training micro-batch of this sphere's own."""
         self.units += 1
@@ -33,6 +41,8 @@ class Step:
 
     def waited(self, tail: Tail) -> None:
         """Book the time since the own sums were complete: waiting until the slowest sphere's were, then reducing."""
+        if self.trace is not None:
+            self.trace.lap("tail")
         if tail.members["busy_us"].size == 1:
             self.watch.lap("reduce")
             return

@@ -18,6 +18,7 @@ from .config import TrainingConfig
 from .errors import ReductionError, StateError
 from .metrics import Closing, StepReport
 from .tail import Tail
+from .trace import Trace
 
 
 class Position(NamedTuple):
@@ -87,6 +88,10 @@ class Sync(Protocol):
     """Whether anybody reads the reports."""
     members: int
     rank: int
+    path: str
+    """Where this process stands in the tree."""
+    trace: Trace | None
+    """Set by whoever wants a profile: takes the spans of every step from the next one on."""
     finish: Callable[[], object] | None
     """Set by the trainer: what ends its training if the script ends without."""
     kept: Callable[[Path], object] | None
@@ -156,6 +161,8 @@ class Alone:
     def __init__(self, on_report: Callable[[StepReport], None] | None = None) -> None:
         self._on_report = on_report
         self.listens = on_report is not None
+        self.path = "0"
+        self.trace: Trace | None = None
         self._orders = [Wanted()]
         self._changed = threading.Condition()
         self.closing: Closing | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from .optim import Schedule
 from .replica import LossFunction, Replica
 from .status import TrainingStatus
 from .sync import Alone, Sync
+from .trace import STEPS, Trace
 from .units import Units
 
 
@@ -130,6 +132,14 @@ class Trainer:
     def unregister_callback(self, handle: CallbackHandle) -> None:
         """Never call it again; it may do this itself while it is being called."""
         self._moments.callbacks.unregister(handle)
+
+    def profile(self, folder: str | Path, steps: int = STEPS) -> None:
+        """Write what happens in a few of the next steps to `folder`/<path of the sphere>.json, alone `folder`/0.json.
+
+        Open it in ui.perfetto.dev or chrome://tracing. Shown are steps of a warm training: from the sixth on, earlier
+        only if it ends before; called later, the next ones. A file that can't be written is a warning in the log.
+        """
+        self.sync.trace = Trace(Path(folder), self.sync.path, steps)
 
     def close(self) -> None:
         """End a training that was driven by `train_steps`: agree on the last version. Does nothing after `train`."""

@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("--control", required=True, help="control's address, tcp://HOST:PORT")
     parser.add_argument("--path", action="append", required=True, help="where a sphere is in the tree; repeatable")
     parser.add_argument("--no-lifeline", action="store_true", help="stdin is not a launcher's pipe")
+    parser.add_argument("--profile", action="store_true", help="each sphere writes profile/<path>.json into the folder")
     parser.add_argument("--script", help="a script to run instead of the main job; its arguments follow, so it is last")
     words = sys.argv[1:]
     at = words.index("--script") + 2 if "--script" in words else len(words)
@@ -29,7 +30,7 @@ def main() -> int:
     from . import worker  # loads torch, before the forks
 
     def start(path: str) -> int:
-        return worker.main(given.dir, given.control, path, script)
+        return worker.main(given.dir, given.control, path, script, profile=given.profile)
 
     return launch.run_host(given.path, given.dir, start, lifeline=not given.no_lifeline)
 

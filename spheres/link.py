@@ -85,6 +85,7 @@ class Link:
             )
         self.address = address
         self._hello = hello
+        self.path = hello.path
         self._beat_s = min(max(silence_s / 10, BEAT_S[0]), BEAT_S[1])
         self._process = psutil.Process()
         self._changed = threading.Condition()  # guards everything below; notified on every change of it

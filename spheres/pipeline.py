@@ -11,32 +11,42 @@ Laws
 from __future__ import annotations
 
 import threading
+import time
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from torch import Tensor
 
 from lightwatch.errors import coded
+from lightwatch.trace import Trace
 
 from .exchange import Exchange
 from .groups import WATCH_S, Groups, PeerLost
 from .reduce import Stage, stages_of
 
+Item = tuple[str, Tensor] | None
+"""What a profile calls it, and the tensor itself; None is the end."""
+
 
 class Pipeline:
-    """Of one sphere in one generation. `start`, `finish`, `exchange` are one thread's; daemon threads do the work."""
+    """Of one sphere in one generation. `start`, `finish`, `exchange` are one thread's; daemon threads do the work.
+
+    trace: where they show what they do, if anywhere.
+    """
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
         self._exchange = Exchange(groups)
         self._trouble = ""
         self._under_way = 0
+        self.trace: Trace | None = None
         self._first, self._done = self._line(stages_of(groups))
-        self._records, self._totals = self._line([self._exchange.sum])
+        self._records, self._totals = self._line({"sum": self._exchange.sum})
 
     def start(self, bucket: Tensor) -> None:
         """Let this bucket go; leave it alone until `finish`, which makes it the sum over all spheres."""
+        self._first.put((f"bucket {self._under_way}", bucket))
         self._under_way += 1
-        self._first.put(bucket)
 
     def finish(self) -> list[Tensor]:
         """The buckets started since the last `finish`, in order, each summed. Blocks. Raises PeerLost."""
@@ -45,7 +55,7 @@ class Pipeline:
 
     def exchange(self, vector: Tensor) -> None:
         """Overwrite a small int64 vector with its sum over all spheres. Blocks. Raises PeerLost."""
-        self._records.put(vector)
+        self._records.put(("tail", vector))
         self._take(self._totals)
 
     def round_trips(self) -> dict[str, float]:
@@ -57,28 +67,32 @@ class Pipeline:
         for queue in (self._first, self._records):
             queue.put(None)
 
-    def _line(self, stages: list[Stage]) -> tuple[SimpleQueue[Tensor | None], SimpleQueue[Tensor | None]]:
+    def _line(self, stages: dict[str, Stage]) -> tuple[SimpleQueue[Item], SimpleQueue[Item]]:
         """The ends of a chain of threads, one for each stage."""
-        first: SimpleQueue[Tensor | None] = SimpleQueue()
+        first: SimpleQueue[Item] = SimpleQueue()
         inbox = first
-        for stage in stages:
-            outbox: SimpleQueue[Tensor | None] = SimpleQueue()
-            threading.Thread(target=self._work, args=(stage, inbox, outbox), name="pipeline", daemon=True).start()
+        for name, stage in stages.items():
+            outbox: SimpleQueue[Item] = SimpleQueue()
+            work = partial(self._work, name, stage, inbox, outbox)
+            threading.Thread(target=work, name=name, daemon=True).start()
             inbox = outbox
         return first, inbox
 
-    def _work(self, stage: Stage, inbox: SimpleQueue[Tensor | None], outbox: SimpleQueue[Tensor | None]) -> None:
+    def _work(self, name: str, stage: Stage, inbox: SimpleQueue[Item], outbox: SimpleQueue[Item]) -> None:
         while (item := inbox.get()) is not None:
             if not self._trouble:
+                began_s = time.perf_counter()
                 try:
-                    stage(item)
+                    stage(item[1])
                 except Exception as error:  # only its words: its traceback would keep dead groups alive
                     self._trouble = str(error) or type(error).__name__
+                if self.trace is not None:
+                    self.trace.span(f"{item[0]}: {name}", began_s, name)
             outbox.put(item)
             del item
         outbox.put(None)
 
-    def _take(self, queue: SimpleQueue[Tensor | None]) -> Tensor:
+    def _take(self, queue: SimpleQueue[Item]) -> Tensor:
         while True:
             try:
                 item = queue.get(timeout=WATCH_S)
@@ -89,4 +103,4 @@ class Pipeline:
                 self._groups.abort()
                 raise PeerLost(coded(self._trouble, "LW408"))
             if item is not None:
-                return item
+                return item[1]

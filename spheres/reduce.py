@@ -22,11 +22,16 @@ DTYPES = (torch.int32, torch.int64, torch.float32)
 Stage = Callable[[torch.Tensor], None]
 
 
-def stages_of(groups: Groups) -> list[Stage]:
-    """What this sphere does for a tensor, in order; each blocks and raises PeerLost. Nothing if it is alone."""
-    up = [partial(groups.all_reduce if plan.top else groups.reduce, plan) for plan in reversed(groups.plans)]
-    down = [partial(groups.broadcast, plan) for plan in groups.plans if not plan.top]
-    return [*up, *down]
+def stages_of(groups: Groups) -> dict[str, Stage]:
+    """What this sphere does for a tensor, by name and in order; each blocks and raises PeerLost. Alone, nothing."""
+    stages: dict[str, Stage] = {}
+    for plan in reversed(groups.plans):
+        name, up = ("all-reduce", groups.all_reduce) if plan.top else ("reduce", groups.reduce)
+        stages[f"{name} at level {plan.level}"] = partial(up, plan)
+    for plan in groups.plans:
+        if not plan.top:
+            stages[f"broadcast at level {plan.level}"] = partial(groups.broadcast, plan)
+    return stages
 
 
 def sum_over_tree(groups: Groups, tensor: torch.Tensor) -> None:
@@ -40,5 +45,5 @@ def sum_over_tree(groups: Groups, tensor: torch.Tensor) -> None:
             "only contiguous 1-D tensors of int32, int64 or float32 are reduced; "
             f"this one is {tensor.dtype} of shape {tuple(tensor.shape)}"
         )
-    for stage in stages_of(groups):
+    for stage in stages_of(groups).values():
         stage(tensor)

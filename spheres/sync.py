@@ -27,6 +27,7 @@ from lightwatch.errors import ReductionError, RunEnded, StateError
 from lightwatch.metrics import Closing, StepReport
 from lightwatch.sync import GenerationEnded, Length, Position, Standing, Start, Wanted
 from lightwatch.tail import Tail
+from lightwatch.trace import Trace
 
 from .broadcast import broadcast_state
 from .groups import Groups, PeerLost
@@ -84,6 +85,8 @@ class TreeSync:
         self.first = False
         self.members = 1
         self.rank = 0
+        self.path = link.path
+        self.trace: Trace | None = None
         self.finish: Callable[[], object] | None = None
         self.kept: Callable[[Path], object] | None = None
         self._last: tuple[Closing, nn.Module] | None = None
@@ -193,7 +196,8 @@ class TreeSync:
 
     def deal(self, position: Position, training: int, evaluation: int) -> Sequence[int]:
         """Go's deal for the position that the generation began at, even shares afterwards; evaluation evenly too."""
-        assert self._view is not None
+        assert self._view is not None and self._pipeline is not None
+        self._pipeline.trace = self.trace
         if self._next_wire:  # a step was begun anew with buckets of its first try on their way
             self._break_off(PeerLost("a step was begun anew while its buckets were being summed [LW901]"))
         ids = [member.sphere for member in self._view.members]

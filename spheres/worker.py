@@ -15,6 +15,7 @@ from control.protocol import Failed, Hello
 from lightwatch import config, job
 from lightwatch import sync as seam
 from lightwatch.errors import ConfigError, DataError, LightwatchError, RunEnded, told
+from lightwatch.trace import Trace
 
 from .link import AdmissionRefused, Link
 from .sync import TreeSync
@@ -23,10 +24,10 @@ OPEN_S = 30.0
 FAREWELL_S = 3.0
 
 
-def main(run_dir: Path, address: str, path: str, script: Sequence[str] = ()) -> int:
+def main(run_dir: Path, address: str, path: str, script: Sequence[str] = (), *, profile: bool = False) -> int:
     """Be the sphere at `path` of the run in `run_dir` until the run is over; the exit code.
 
-    script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml.
+    script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml. profile: write one.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     run = config.load(run_dir / "config.toml", config.RunConfig())
@@ -41,6 +42,8 @@ def main(run_dir: Path, address: str, path: str, script: Sequence[str] = ()) -> 
         keep=lambda model: job.finish(model, run_dir, run.training.seed),
         configured=lambda config: job.write_config(run_dir, config, run) if script else None,
     )
+    if profile:
+        sync.trace = Trace(run_dir / "profile", path)
     try:
         link.open(OPEN_S)
         seam.current = sync

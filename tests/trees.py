@@ -53,6 +53,7 @@ class ThreadSync(Alone):
         return Start(standing.position)
 
     def deal(self, position: Position, training: int, evaluation: int) -> list[int]:
+        self.pipeline.trace = self.trace
         deal = (
             self._deal(position, training, self._ids)
             if self._deal

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..config import TrainingConfig
 from ..errors import ConfigError, DataError, told
+from ..trace import Trace
 from .folder import DiskError, is_disk_trouble
 from .rows import Row
 from .settings import Settings
@@ -96,6 +97,8 @@ class AloneRun:
             configured=self._configured,
             stop_wanted=lambda: bool(self._received),
         )
+        if self._settings.profile:
+            self._sync.trace = Trace(self._folder.profile, self._settings.paths[0])
         try:
             if self._settings.script:
                 job.run_script(self._settings.script, self._settings.run.training.seed)

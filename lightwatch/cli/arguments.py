@@ -11,10 +11,15 @@ import re
 from typing import NoReturn
 
 from ..errors import ConfigError
+from ..trace import STEPS, WARM
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_TREE = "2x2"
 _WHERE = "a run's folder, made by train or run (default: the newest under ./runs)"
+_PROFILE_HELP = (
+    f"write what each sphere does in {STEPS} steps from version {WARM} on, earlier if the run ends before, "
+    "to DIR/profile/, for ui.perfetto.dev or chrome://tracing"
+)
 _TREE_HELP = "the spheres: N, AxB… like 2x2, or path:N,… like eu/a:2,us/b:1; 1 is one process without control"
 
 
@@ -68,6 +73,7 @@ def _add_launch(parser: argparse.ArgumentParser, tree: str) -> None:
     parser.add_argument("--tree", metavar="T", default=None, help=f"{_TREE_HELP} (default: {tree})")
     parser.add_argument("--out", metavar="DIR", default=None, help="the run's folder, new or empty (default: runs/…)")
     parser.add_argument("--listen", metavar="ADDRESS", default=None, help="where control listens, tcp://127.0.0.1:PORT")
+    parser.add_argument("--profile", action="store_true", help=_PROFILE_HELP)
     parser.add_argument("--json", action="store_true", help="stdout is one line, the summary; all else goes to stderr")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--log-level", metavar="L", type=_log_level, default="warning", help=", ".join(LOG_LEVELS))

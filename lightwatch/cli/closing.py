@@ -21,7 +21,7 @@ def tell_end(terminal: Terminal, folder: RunFolder, summary: dict[str, Any]) -> 
     """Say it all; with --quiet only how it ended."""
     if not terminal.quiet:
         _tell_sample(terminal, folder)
-        for line in (_quality(summary), _time(summary), *_costs(summary)):
+        for line in (_quality(summary), _time(summary), *_costs(summary), _profile(folder, summary)):
             if line:
                 terminal.say(line)
     terminal.tell(_end(summary))
@@ -85,6 +85,18 @@ def _costs(summary: dict[str, Any]) -> list[str]:
         why = f" ({'; '.join(summary['troubles'])})" if summary["troubles"] else ""
         lines.append(f"{summary['skipped']} of {summary['version']} updates skipped{why}")
     return lines
+
+
+def _profile(folder: RunFolder, summary: dict[str, Any]) -> str:
+    """Where the profile is and what opens it; nothing if none was asked for."""
+    files = summary["profile"]
+    if files is None:
+        return ""
+    if len(files) < summary["spheres"]:
+        wrote = f"{len(files)} of {summary['spheres']} spheres wrote a profile"
+        return f"{wrote} into {_near(folder.profile)}; {_near(folder.logs)} says why"
+    which = _near(folder.path / files[0]) + (" and beside it" if len(files) > 1 else "")
+    return f"profile: {which}; open it in ui.perfetto.dev or chrome://tracing"
 
 
 def _end(summary: dict[str, Any]) -> str:

@@ -71,6 +71,11 @@ class RunFolder:
         return self.path / "sample.txt"
 
     @property
+    def profile(self) -> Path:
+        """Holds a file a sphere, by its path, if a profile was asked for."""
+        return self.path / "profile"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

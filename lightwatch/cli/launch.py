@@ -93,6 +93,8 @@ class Launch:
         arguments = ["--dir", str(self._folder.path), "--control", address]
         for path in self._settings.paths:
             arguments += ["--path", path]
+        if self._settings.profile:
+            arguments.append("--profile")
         if self._settings.script:
             script, *its_own = self._settings.script
             arguments += ["--script", script, *its_own]

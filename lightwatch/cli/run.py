@@ -31,7 +31,8 @@ def settle_run(arguments: argparse.Namespace) -> Settings:
     refuse_clashing_logs(paths)
     if not alone:
         refuse_busy_port(config.control.listen)
-    return Settings(config, paths, alone, folder, script=(script, *arguments.args))
+    words = (script, *arguments.args)
+    return Settings(config, paths, alone, folder, script=words, profile=arguments.profile)
 
 
 def config_text(settings: Settings) -> str:

@@ -43,6 +43,8 @@ class Settings:
     text: TextFacts | None = None
     script: tuple[str, ...] = ()
     """The user's script and its arguments; empty for `train`."""
+    profile: bool = False
+    """Whether each sphere writes a profile of a few steps."""
 
     @property
     def tree(self) -> str:
@@ -58,7 +60,7 @@ def settle_train(arguments: argparse.Namespace) -> Settings:
     if not alone:
         refuse_busy_port(run.control.listen)
     refuse_full_disk(folder.path, run.model)
-    return Settings(run, paths, alone, folder, read_text(run))
+    return Settings(run, paths, alone, folder, read_text(run), profile=arguments.profile)
 
 
 def resolve(arguments: argparse.Namespace) -> RunConfig:

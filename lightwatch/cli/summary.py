@@ -89,8 +89,17 @@ def summarise(settings: Settings, facts: Facts, rows: list[Row], wall_s: float) 
         "codes": codes_in(" ".join([facts.reason, *facts.failures])),
         "wall_s": round(wall_s, 3),
         "fingerprint": facts.fingerprint,
+        "profile": _profile(settings),
         "folder": str(settings.folder.path),
     }
+
+
+def _profile(settings: Settings) -> list[str] | None:
+    """The files of the profile, by their place in the run's folder; None if none was asked for."""
+    if not settings.profile:
+        return None
+    files = [settings.folder.profile / f"{path}.json" for path in settings.paths]
+    return [str(file.relative_to(settings.folder.path)) for file in files if file.is_file()]
 
 
 def as_text(summary: dict[str, Any]) -> str:

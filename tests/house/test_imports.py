@@ -27,6 +27,7 @@ LIGHT = {
     "lightwatch.law",
     "lightwatch.metrics",
     "lightwatch.status",
+    "lightwatch.trace",
 }
 # Files of the command that need torch or rich at their top: they are imported late, inside a function.
 LATE = {"lightwatch.cli.live", "lightwatch.cli.recording"}
