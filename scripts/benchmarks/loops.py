@@ -53,7 +53,7 @@ def task(name: str) -> Task:
     if name == "small":
         return Task(nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)), Points(), 8)
     if name == "middle":
-        return Task(GPT(GPTConfig(layers=3, heads=4, width=128)), TextData(""), 2)
+        return Task(GPT(GPTConfig(layers=2, heads=4, width=144)), TextData(""), 2)
     return Task(GPT(GPTConfig(layers=6, heads=8, width=256)), TextData(""), 4, micro_batches=4)
 
 
