@@ -100,8 +100,8 @@ def needs_rescale(exponents: Sequence[int], bounds: Sequence[int], headroom_bits
 class Accumulator:
     """This sphere's own sums at one position, changed by whole micro-batches only.
 
-    sums: int32 (exact) or float32 (float) in the flat layout; gloo never sees it.
-    bounds, fired: int64 per parameter; checks: int64 per bucket. All are plain sums over `done`.
+    sums: int32 (exact) or float32 (float) in the flat layout; gloo never sees it. buckets: the same, cut.
+    bounds: int64 per parameter, numpy's; fired: per parameter; checks: int64 per bucket. All are sums over `done`.
     on_added: called, in a backward, after a gradient was added: which parameter, the so-manieth time in this one.
     """
 
@@ -110,9 +110,10 @@ class Accumulator:
         self.exact = exact
         count = len(layout.slots)
         self.sums = torch.zeros(layout.size, dtype=torch.int32 if exact else torch.float32, device=layout.device)
-        self.bounds = torch.zeros(count, dtype=torch.int64)
-        self.fired = torch.zeros(count, dtype=torch.int64)
+        self.bounds = np.zeros(count, dtype=np.int64)
+        self.fired = [0] * count
         self.checks = torch.zeros(len(layout.buckets), dtype=torch.int64, device=layout.device)
+        self.buckets = [bucket.of(self.sums) for bucket in layout.buckets]
         self._tops = torch.zeros(count, dtype=torch.float64, device=layout.device)
         self._scaled = torch.empty(CHUNK_ELEMENTS, dtype=torch.float32, device=layout.device)
         self._rounded = torch.empty(CHUNK_ELEMENTS, dtype=torch.int32, device=layout.device)
@@ -130,9 +131,10 @@ class Accumulator:
     def begin(self, exponents: Sequence[int]) -> None:
         """Start a position: empty sums, to be quantised with these exponents (ignored for float)."""
         self.sums.zero_()
-        for tensor in (self.bounds, self.fired, self.checks):
-            tensor.zero_()
+        self.fired = [0] * len(self.fired)
         if self.exact:
+            self.bounds.fill(0)
+            self.checks.zero_()
             self._scales = [math.ldexp(1.0, scale_exponent(e)) for e in exponents]
             self._bound_scales = np.array(self._scales) * 2.0**BOUND_BITS
 
@@ -160,15 +162,14 @@ class Accumulator:
 
     def settle(self) -> int:
         """After a whole backward: add its bounds, and say which parameter was first to be NaN or Inf (-1: none)."""
-        tops = self._tops.cpu().numpy()
+        tops: list[float] = self._tops.tolist()
         if self.exact:
-            bound = np.ceil(tops * self._weight * self._bound_scales)
-            bounds = self.bounds.numpy()
-            bounds += np.fmin(bound, float(UNCOUNTABLE_BOUND)).astype(np.int64)  # fmin: a NaN loses
-        fired = self.fired.numpy()
-        fired += np.minimum(self._firings, 1)
-        finite = np.isfinite(tops)
-        return -1 if finite.all() else int(np.flatnonzero(~finite)[0])
+            bound = np.ceil(np.array(tops) * self._weight * self._bound_scales)
+            self.bounds += np.fmin(bound, float(UNCOUNTABLE_BOUND)).astype(np.int64)  # fmin: a NaN loses
+        self.fired = [fired + (times > 0) for fired, times in zip(self.fired, self._firings, strict=True)]
+        if all(map(math.isfinite, tops)):
+            return -1
+        return next(place for place, top in enumerate(tops) if not math.isfinite(top))
 
     def _hook(self, index: int) -> Callable[[nn.Parameter], None]:
         slot = self.layout.slots[index]

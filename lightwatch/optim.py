@@ -49,9 +49,8 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
     gradients = gradients_of(parameters)
     norm = norm_of(gradients, 2)
     factor = clip_factor(norm, max_norm)
-    if factor < 1.0:
-        for gradient in gradients:
-            gradient.mul_(factor)
+    if factor < 1.0 and gradients:
+        torch._foreach_mul_(gradients, factor)
     return norm
 
 

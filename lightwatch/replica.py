@@ -63,6 +63,7 @@ class Replica:
         self.exponents: list[int] | None = [UNMEASURED] * len(self.layout.slots) if self.exact else None
         self._part = Accumulator(self.layout, exact=self.exact)
         self._departures = Departures(self.layout, self._leave)
+        self._tail: Tail | None = None
         self._send: Callable[[Tensor], None] | None = None
         self.intact = True
         self.trace: Trace | None = None
@@ -147,7 +148,7 @@ class Replica:
 
     def _leave(self, index: int) -> None:
         began_s = time.perf_counter()
-        bucket = self.layout.buckets[index].of(self._part.sums)
+        bucket = self._part.buckets[index]
         if self.exact and not same_checksum(int(checksum(bucket)), int(self._part.checks[index])):
             self.intact = False
         if self._send is not None:
@@ -156,10 +157,16 @@ class Replica:
             self.trace.span(f"bucket {index} leaves", began_s)
 
     def tail(self, outcomes: Mapping[int, Outcome], units: int, rank: int, members: int) -> Tail:
-        """What this member, number `rank` of `members`, says in the tail of a position with so many units."""
-        tail = Tail(len(self.layout.slots), len(self.layout.buckets), units, members)
-        tail.bounds[:], tail.fired[:] = self._part.bounds.numpy(), self._part.fired.numpy()
-        tail.checks[:] = self._part.checks.cpu().numpy()
+        """What this member, number `rank` of `members`, says in the tail of a position with so many units.
+
+        Good until the next call.
+        """
+        tail = self._tail  # made anew only when its form is another: of a tiny step that was a twentieth
+        if tail is None or (tail.units["taken"].size, tail.members["seen"].size) != (units, members):
+            tail = self._tail = Tail(len(self.layout.slots), len(self.layout.buckets), units, members)
+        tail.vector.fill(0)
+        tail.bounds[:], tail.fired[:] = self._part.bounds, self._part.fired
+        tail.checks[:] = self._part.checks.tolist()
         for unit, outcome in outcomes.items():
             tail.take(unit, rank, outcome)
         if members > 1:

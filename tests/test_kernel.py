@@ -78,7 +78,7 @@ def seen(part: Accumulator) -> dict[str, Any]:
     return {
         "sums": sums.tolist(),
         "bounds": part.bounds.tolist(),
-        "fired": part.fired.tolist(),
+        "fired": part.fired,
         "checks": [check % 2**32 for check in part.checks.tolist()],
     }
 
@@ -164,7 +164,7 @@ def test_a_gradient_that_is_no_plain_array_is_summed_as_what_it_says(kind: str, 
     given = ODD_GRADIENTS[kind](random).contiguous().reshape(-1)
     expected = (given * 3 * 2.0**20).round().to(torch.int32) if exactly else given
     assert torch.equal(part.sums[: given.numel()], expected)
-    assert part.settle() == -1 and part.fired.tolist() == [1]
+    assert part.settle() == -1 and part.fired == [1]
 
 
 @pytest.mark.parametrize("over", [True, False])
