@@ -256,3 +256,43 @@ def test_a_sphere_whose_data_comes_50_ms_late_is_named(tmp_path: Path) -> None:
     seconds = summary["seconds_per_sphere"]
     assert seconds[late]["data"] > max(25 * 0.05, seconds[other]["data"])
     assert summary["waited_for"][late] == pytest.approx(seconds[other]["wait"], rel=0.2)
+
+
+FAR_SCRIPT = """
+import time
+import torch
+from torch import nn
+from lightwatch import Trainer, TrainingConfig
+from spheres.groups import Groups
+
+send = Groups.send
+
+
+def far(groups, plan, rank, tensor):
+    if groups.me.path == "b/1" and rank == 0:
+        time.sleep(0.05)
+    send(groups, plan, rank, tensor)
+
+
+Groups.send = far
+pairs = [(torch.randn(4, generator=torch.Generator().manual_seed(n)), torch.tensor(n % 3)) for n in range(40)]
+torch.manual_seed(0)
+config = TrainingConfig(max_steps=400, micro_batches=4, batch_size=2, seed=1)
+Trainer(nn.Linear(4, 3), pairs, config).train()
+"""
+
+
+def test_a_link_50_ms_long_is_named(tmp_path: Path) -> None:
+    """Planted on the way up from one sphere: in `status` while it runs, and in the summary; nobody is called slow."""
+    (tmp_path / "mine.py").write_text(FAR_SCRIPT)
+    process = start("run", "--tree", "a:1,b:2", "--out", "out", "--json", "mine.py", folder=tmp_path)
+    wait_until(lambda: len(read_rows(tmp_path / "out" / "metrics.jsonl")) >= 20, "twenty versions", limit_s=60)
+    shown = lightwatch("status", "out", folder=tmp_path).stdout
+    assert lightwatch("stop", "out", folder=tmp_path).returncode == 0
+    code, err, summary = ended(process, tmp_path)
+    assert code == 0, err
+    (line,) = [line for line in shown.splitlines() if "link" in line]
+    assert "link b/0 – b/1: round trip 5" in line
+    links = summary["links"]
+    assert set(links) == {"a – b", "b/0 – b/1"} and links["b/0 – b/1"] >= 0.05 > 2 * links["a – b"]
+    assert "link b/0 – b/1" in err and summary["slowest"] is None
