@@ -46,6 +46,7 @@ class ThreadSync(Alone):
         self.members = len(members)
         self.rank = rank
         self.first = rank == 0
+        self.path = members[rank].path
         self._ids = [member.sphere for member in members]
         self._deal = deal
 
