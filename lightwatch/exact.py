@@ -246,7 +246,6 @@ def same_checksum(left: int, right: int) -> bool:
     return (left - right) % 2**32 == 0
 
 
-@torch.no_grad()
 def write_mean(
     layout: FlatLayout, sums: Sequence[Tensor], means: Tensor, exponents: Sequence[int] | None, weight: int
 ) -> None:

@@ -46,7 +46,11 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
     """
     if not max_norm >= 0:
         raise ConfigError(f"clip_grad_norm_ takes a max_norm >= 0, got {max_norm!r} [LW002]")
-    gradients = gradients_of(parameters)
+    return clip_gradients_(gradients_of(parameters), max_norm)
+
+
+def clip_gradients_(gradients: list[Tensor], max_norm: float) -> float:
+    """What `clip_grad_norm_` does, for gradients that no gradient is taken of."""
     norm = norm_of(gradients, 2)
     factor = clip_factor(norm, max_norm)
     if factor < 1.0 and gradients:

@@ -28,7 +28,7 @@ from .departures import Departures
 from .errors import ConfigError, NonFiniteError
 from .exact import UNMEASURED, Accumulator, checksum, same_checksum, write_mean
 from .flat import Buffers, FlatLayout, digest_of, trainable_parameters
-from .optim import AdamW, Schedule, clip_factor, clip_grad_norm_, grad_norm
+from .optim import AdamW, Schedule, clip_factor, clip_gradients_, norm_of
 from .statistics import GradientStatistics, gradient_statistics
 from .tail import Outcome, Tail
 from .trace import Trace
@@ -69,6 +69,7 @@ class Replica:
         self.trace: Trace | None = None
         self._means = self._part.sums.view(torch.float32)
         self._gradients = [slot.shaped(self._means) for slot in self.layout.slots]
+        self._standing: list[Tensor] = []
         self._parameters = [slot.parameter for slot in self.layout.slots]
         self.optimizer = optimizer or AdamW(self._parameters, config.learning_rate, config.weight_decay)
         self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -184,6 +185,7 @@ class Replica:
         fired: per parameter, how many micro-batches gave it a gradient; those with none are left out, as torch does.
         """
         write_mean(self.layout, sums, self._means, self.exponents, weight)
+        self._standing = [gradient for gradient, count in zip(self._gradients, fired, strict=True) if count]
         for parameter, gradient, count in zip(self._parameters, self._gradients, fired, strict=True):
             parameter.grad = gradient if count else None
 
@@ -193,7 +195,7 @@ class Replica:
         Raises NonFiniteError before anything has changed if the mean is not finite.
         """
         limit = self.config.max_grad_norm
-        norm = clip_grad_norm_(self._parameters, limit) if limit else grad_norm(self._parameters)
+        norm = clip_gradients_(self._standing, limit) if limit else norm_of(self._standing, 2)
         if not math.isfinite(norm):  # float sums can overflow where no summand did
             self.drop_mean()
             raise NonFiniteError(f"the norm of the mean gradient is {norm}; no weight was changed [LW302]")

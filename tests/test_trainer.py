@@ -197,7 +197,7 @@ def test_a_step_is_forward_loss_backward_reduce_clip_update_and_zero_in_this_ord
     model = mlp()
     model.register_forward_pre_hook(lambda *_: events.append("forward"))
     model[0].weight.register_hook(lambda g: events.append("backward"))  # type: ignore[operator]
-    clip = lightwatch.optim.clip_grad_norm_
+    clip = lightwatch.optim.clip_gradients_
 
     class Spy(Alone):
         def reduce(self, bucket: Tensor) -> None:
@@ -219,7 +219,7 @@ def test_a_step_is_forward_loss_backward_reduce_clip_update_and_zero_in_this_ord
         events.append(f"clip to {limit}")
         return clip(parameters, limit)
 
-    monkeypatch.setattr(lightwatch.replica, "clip_grad_norm_", clipping)
+    monkeypatch.setattr(lightwatch.replica, "clip_gradients_", clipping)
     config = TrainingConfig(micro_batches=2, batch_size=4, max_steps=2, max_grad_norm=0.25, reduction="float")
     trainer = Trainer(
         model, regression_pairs(16), config, optimizer=Update(), scheduler=lambda update: update / 2,  # type: ignore[arg-type]
