@@ -21,6 +21,8 @@ from .errors import ConfigError
 
 ALIGNMENT = 64
 BUCKET_ELEMENTS = 1 << 20
+FIRST_BUCKET_SHARE = 4
+"""The first bucket is so many times smaller: the sooner it leaves, the sooner a thin link has something to carry."""
 CHUNK_ELEMENTS = 1 << 17
 """Elements worked on at a time: 128 Ki of float32 stay in a core's cache."""
 
@@ -72,7 +74,7 @@ class FlatLayout:
         for name, parameter in reversed(trainable):
             self.slots.append(Slot(name, parameter, offset, parameter.numel(), len(self.buckets)))
             offset += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
-            if offset - begin >= BUCKET_ELEMENTS:
+            if offset - begin >= (BUCKET_ELEMENTS if self.buckets else BUCKET_ELEMENTS // FIRST_BUCKET_SHARE):
                 self.buckets.append(Bucket(begin, offset))
                 begin = offset
         if offset > begin:

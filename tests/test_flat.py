@@ -97,10 +97,10 @@ def test_a_weight_with_gaps_is_made_dense() -> None:
 
 
 def test_buckets_cut_the_layout_at_slots_and_leave_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """End to end, and each parameter in one bucket; a bucket is closed once it holds its fill."""
+    """End to end, and each parameter in one bucket; a bucket is closed once it holds its fill, the first one sooner."""
     monkeypatch.setattr(lightwatch.flat, "BUCKET_ELEMENTS", 128)
     layout = FlatLayout(Mixed())
-    assert [(b.begin, b.end) for b in layout.buckets] == [(0, 192), (192, 384)]
+    assert [(b.begin, b.end) for b in layout.buckets] == [(0, 64), (64, 192), (192, 384)]
     for slot in layout.slots:
         bucket = layout.buckets[slot.bucket]
         assert bucket.begin <= slot.offset and slot.offset + slot.count <= bucket.end
