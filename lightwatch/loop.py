@@ -259,7 +259,8 @@ class Loop:
         tail = sync.tail(own, self._position)
         self._tail_s = time.perf_counter()
         step.waited(tail)
-        reason = soundness(tail, replica.checksums(sums) if replica.exact and sums else None, sync.name_of)
+        arrived = replica.checksums(sums) if replica.exact and sums and not sync.alone else None
+        reason = soundness(tail, arrived, sync.name_of)
         if reason:
             sync.unsound(reason)
         return tail

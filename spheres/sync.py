@@ -280,7 +280,7 @@ class TreeSync:
             self._link.stand(phase=Phase(phase), position=WirePosition(*position), units_done=done, units_dealt=dealt)
 
     def report(self, report: StepReport) -> None:
-        if self._groups is not None and report.version and report.weight:
+        if self._groups is not None and report.seconds:  # a step made it, skipped or not
             self._meter.made_version(self._groups.plans, self._gradient_bytes)
         self._link.send(
             Row(
