@@ -145,9 +145,10 @@ class Accumulator:
 
     @contextmanager
     def micro_batch(self, weight: int) -> Iterator[None]:
-        """Around one backward of the mean loss (float: of the loss times weight). Gradients outside are left alone.
+        """Around one backward of the mean loss (float: of the loss times weight). Gradients outside are not added.
 
-        If the backward raises, the sums hold part of a micro-batch: the caller must `begin` again.
+        Drops those that stand before. If the backward raises, the sums hold part of a micro-batch: the caller must
+        `begin` again.
         """
         self._weight = float(weight)
         self._tops.zero_()

@@ -13,6 +13,7 @@ A step, as data flows
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -60,6 +61,8 @@ class Loop:
         self._entered = self._admitted = self._closing = False
         self._reported = self._closed = -1
         self._has_sums = False
+        self._step: Step | None = None
+        """The one being taken; it outlives the generation that it was begun in."""
         self._digest: str | None = None
         self._total = 0
         self._micro_batches = 0
@@ -93,7 +96,8 @@ class Loop:
             self._advance(target, closing)
         except BaseException as error:
             self.status = TrainingStatus.ERROR
-            self._suspicion = None
+            self._suspicion = self._step = None
+            self._replica.drop_mean()
             self._begin_position(self._position._replace(attempt=0))  # sums may hold a part of this step
             if not (isinstance(error, RunEnded) and error.status == "stopped"):
                 self._moments.raised(error, self.version)
@@ -139,6 +143,7 @@ class Loop:
             self._digest = self._replica.digest()
         self._suspicion = None  # its members have changed: a flag must be seen twice among these
         if not start.keep:
+            self._step = self._step if start.position.version == self.version else None
             self._begin_position(start.position)
         self._in_force = self._sync.wanted(max(self._in_force.number, start.in_force))
         self._entered = True
@@ -187,6 +192,7 @@ class Loop:
     def _keep_training_units(self) -> None:
         """What a generation hands on are whole micro-batches of a step; evaluations are computed anew."""
         training = 0 if self._closing else self._units.training
+        self._has_sums = False  # they lay on the wires of the generation that is gone
         self._replica.restore_buffers()
         self._outcomes = {unit: outcome for unit, outcome in self._outcomes.items() if unit < training}
 
@@ -198,7 +204,7 @@ class Loop:
         trace = self._replica.trace = self._sync.trace
         if trace is not None:
             trace.step_begins(self.version, self._total)
-        step = Step(trace)
+        step = self._step = self._step or Step(trace)
         training, evaluation = self._units.training, self._units.evaluation(self.version)
         while True:
             self._compute(training, evaluation, step)
@@ -289,7 +295,7 @@ class Loop:
             except NonFiniteError as error:
                 if self.config.nan_policy != "skip":
                     raise
-                step.trouble = str(error)
+                step.trouble, step.loss, step.weight = str(error), None, 0
                 return self._make_version(tail, step, target)
         replica.adopt_buffers(sums)
         if replica.exact:
@@ -324,10 +330,11 @@ class Loop:
                     own_samples=step.samples, own_weight=step.own_weight, seconds=step.watch.total(),
                 )
             )  # fmt: skip
-        self._moments.logs = self._sync.first
-        self._moments.version_stands(self.state, step, self.eval_loss)
+        self._step = None
         if step.trace is not None:
             step.trace.step_ends()
+        self._moments.logs = self._sync.first
+        self._moments.version_stands(self.state, step, self.eval_loss)
 
     def _kept(self, path: Path) -> None:
         """The last version was written."""
@@ -342,7 +349,7 @@ class Loop:
         if loss is None or not weight:
             return None
         self.eval_loss = loss
-        if self.best_eval is None or loss < self.best_eval[0]:
+        if math.isfinite(loss) and (self.best_eval is None or loss < self.best_eval[0]):
             self.best_eval = (loss, self.version)
         return loss
 

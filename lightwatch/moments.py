@@ -71,6 +71,8 @@ class Moments:
 
     def version_stands(self, state: TrainingState, step: Step, eval_loss: float | None) -> None:
         """Attributes before registered callbacks, a step before its epoch."""
+        total, weight = self._epoch_loss
+        total, weight = self._epoch_loss = (total + (step.loss or 0.0) * step.weight, weight + step.weight)
         self._log(state, step.trouble)
         epoch_ends = state.step % self._steps_per_epoch == 0
         if self.on_step_end:
@@ -79,8 +81,6 @@ class Moments:
             self.callbacks.fire(CallbackType.WEIGHT_UPDATE, state)
         if self.on_epoch_end and epoch_ends:
             self.on_epoch_end(state)
-        total, weight = self._epoch_loss
-        total, weight = self._epoch_loss = (total + (step.loss or 0.0) * step.weight, weight + step.weight)
         if epoch_ends:
             end = EpochEnd(state.epoch, state.step, total / weight if weight else None, eval_loss)
             self.callbacks.fire(CallbackType.EPOCH_END, end)
@@ -96,5 +96,5 @@ class Moments:
             return
         if trouble:
             log.warning("step %d is skipped: %s", state.step, trouble)
-        if state.step % self._log_interval == 0 and state.loss is not None:
+        if state.step % self._log_interval == 0 and state.lr is not None:
             log.info("step %d  loss %.4f  lr %.3g  grad norm %.3g", state.step, state.loss, state.lr, state.grad_norm)

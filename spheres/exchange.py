@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from torch import Tensor
 from .groups import Groups
 from .levels import LevelPlan
 
+HEAD = 1
+"""Words before the record: how long its sender has held on, in microseconds."""
 ROUND_TRIPS_KEPT = 15
 NOTHING_HELD = -1
 
@@ -28,24 +31,34 @@ class Exchange:
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
+        self._led = [plan for plan in groups.plans if plan.rank == 0]
+        self._beside = ThreadPoolExecutor(len(self._led) - 1, "exchange") if len(self._led) > 1 else None
         self._heard_s: float | None = None
         """When the last result came from above."""
         self._told_s: dict[str, float] = {}
         """Link -> when the last result was sent down it."""
         self._round_trips: dict[str, deque[float]] = {}
 
-    def sum(self, vector: Tensor) -> None:
-        """Overwrite `vector` (int64, 1-D, on the CPU) with the sum over all spheres. Raises PeerLost."""
-        record = torch.cat([torch.zeros(1, dtype=torch.int64), vector])
+    def sum(self, record: Tensor) -> None:
+        """Overwrite `record` (int64, 1-D, on the CPU) with the sum over all spheres. Raises PeerLost.
+
+        Its first HEAD words are used on the way, and mean nothing to the caller.
+        """
+        arrivals = {plan.level: self._collect_beside(plan, record) for plan in self._led[:-1]}
         for plan in reversed(self._groups.plans):
             if plan.rank:
                 self._pass_on(plan, record)
-            else:
-                self._collect(plan, record)
-        for plan in self._groups.plans:
-            if plan.rank == 0:
-                self._hand_down(plan, record)
-        vector.copy_(record[1:])
+                continue
+            come = arrivals[plan.level].result() if plan.level in arrivals else self._collect(plan, record)
+            for theirs in come:
+                record[HEAD:] += theirs[HEAD:]
+        for plan in self._led:
+            self._hand_down(plan, record)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        if self._beside is not None:
+            self._beside.shutdown(wait=False)
 
     def round_trips(self) -> dict[str, float]:
         """Seconds by link, medians of the newest; of the links that lead down from here."""
@@ -59,12 +72,21 @@ class Exchange:
         self._groups.receive(plan, record)
         self._heard_s = time.perf_counter()
 
-    def _collect(self, plan: LevelPlan, record: Tensor) -> None:
-        theirs = torch.empty_like(record)
+    def _collect_beside(self, plan: LevelPlan, record: Tensor) -> Future[list[Tensor]]:
+        """What comes from afar is taken as it comes, also while the own leaf group is waited for: else its link would
+        seem as slow as that group's slowest."""
+        assert self._beside is not None
+        return self._beside.submit(self._collect, plan, record)
+
+    def _collect(self, plan: LevelPlan, record: Tensor) -> list[Tensor]:
+        """The other members' records; each link is measured when one arrives."""
+        come = []
         for _ in plan.members[1:]:
+            theirs = torch.zeros_like(record)
             rank = self._groups.receive(plan, theirs)
             self._measure(plan.link(rank), time.perf_counter(), int(theirs[0]))
-            record[1:] += theirs[1:]
+            come.append(theirs)
+        return come
 
     def _hand_down(self, plan: LevelPlan, record: Tensor) -> None:
         for rank in range(1, len(plan.members)):

@@ -326,8 +326,8 @@ class Groups:
             self._groups, self._started = {}, []
         if remains:
             grave = threading.Thread(target=remains.clear, name="graveyard", daemon=True)
+            grave.start()  # before it is known to `close`, which may run in another thread and joins it
             self._graves.append(grave)
-            grave.start()
 
     def _who(self) -> str:
         return f"sphere {self.me.sphere} ({self.me.path})"

@@ -6,6 +6,8 @@ Laws
      that the thinnest link is never idle while there is something for it.
   3. `start` never blocks and never raises: it is called from within a backward. What went wrong shows in `finish`;
      after the first failure the buckets still under way pass through untouched.
+  4. The threads are daemons that wait in gloo. An interpreter that ends while a bucket is under way is aborted by C++,
+     so whoever hosts a pipeline closes it after the last `finish`, or leaves by os._exit as a sphere's worker does.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ import time
 from functools import partial
 from queue import Empty, SimpleQueue
 
+import torch
 from torch import Tensor
 
 from lightwatch.errors import coded
 from lightwatch.trace import Trace
 
-from .exchange import Exchange
+from .exchange import HEAD, Exchange
 from .groups import WATCH_S, Groups, PeerLost
 from .reduce import Stage, stages_of
 
@@ -55,8 +58,9 @@ class Pipeline:
 
     def exchange(self, vector: Tensor) -> None:
         """Overwrite a small int64 vector with its sum over all spheres. Blocks. Raises PeerLost."""
-        self._records.put(("tail", vector))
-        self._take(self._totals)
+        record = torch.cat([torch.zeros(HEAD, dtype=torch.int64), vector])
+        self._records.put(("tail", record))
+        vector.copy_(self._take(self._totals)[HEAD:])  # here: a thread that was left behind writes into nobody's vector
 
     def round_trips(self) -> dict[str, float]:
         """Seconds by link, as the exchanges measured them."""
@@ -66,6 +70,7 @@ class Pipeline:
         """Let the threads end; one that hangs in gloo is left behind."""
         for queue in (self._first, self._records):
             queue.put(None)
+        self._exchange.close()
 
     def _line(self, stages: dict[str, Stage]) -> tuple[SimpleQueue[Item], SimpleQueue[Item]]:
         """The ends of a chain of threads, one for each stage."""

@@ -80,7 +80,8 @@ class TreeSync:
         self._gradient_bytes = 0
         self._wires: list[Tensor] = []
         self._next_wire = 0
-        self._device = torch.device("cpu")
+        self._homes: list[torch.device] = []
+        self._dirty = self._dealt = False
         self._deal_check = 0
         self.first = False
         self.members = 1
@@ -185,7 +186,8 @@ class TreeSync:
         if self._groups is not None:
             self._groups.close()
         self._groups, self._pipeline, self._go = None, None, None
-        self._wires, self._next_wire = [], 0
+        self._wires, self._homes, self._next_wire = [], [], 0
+        self._dirty = self._dealt = False
 
     def _break_off(self, error: PeerLost) -> NoReturn:
         log.warning("%s", error)
@@ -198,14 +200,20 @@ class TreeSync:
         """Go's deal for the position that the generation began at, even shares afterwards; evaluation evenly too."""
         assert self._view is not None and self._pipeline is not None
         self._pipeline.trace = self.trace
-        if self._next_wire:  # a step was begun anew with buckets of its first try on their way
-            self._break_off(PeerLost("a step was begun anew while its buckets were being summed [LW901]"))
         ids = [member.sphere for member in self._view.members]
         deal = share_out(training, ids, position.attempt)
+        anew = self._dirty
         if self._go is not None and training and position == _tuple(self._go.position):
             deal = self._go.deal
+            anew = anew or (self._dealt and self._go.keep)
+            self._dealt = True
+        if anew:  # after an exception that the script survived: what was sent, or kept, is no longer what is told
+            assert self._groups is not None
+            self._groups.abort()
+            self._break_off(PeerLost("a step was begun anew after a part of it had been handed on [LW408]"))
         evaluations = share_out(evaluation, ids, position.attempt)
         self._deal_check = zlib.crc32(repr((sorted(deal.items()), evaluations)).encode())
+        self._link.stand(closing=not training)
         mine = self._link.heard.sphere
         return [*deal.get(mine, ()), *(training + unit for unit in evaluations[mine])]
 
@@ -213,17 +221,18 @@ class TreeSync:
         assert self._pipeline is not None
         if self._next_wire == len(self._wires):
             self._wires.append(torch.empty(bucket.shape, dtype=bucket.dtype, device="cpu"))
+            self._homes.append(bucket.device)
         wire = self._wires[self._next_wire]
         wire.copy_(bucket)
+        self._dirty = True
         self._pipeline.start(wire)
         self._next_wire += 1
-        self._device = bucket.device
 
     def reduced(self) -> list[Tensor]:
         assert self._pipeline is not None
         self._next_wire = 0
         try:
-            return [wire.to(self._device) for wire in self._pipeline.finish()]
+            return [wire.to(home) for wire, home in zip(self._pipeline.finish(), self._homes, strict=False)]
         except PeerLost as error:
             self._break_off(error)
 
@@ -240,10 +249,12 @@ class TreeSync:
         }
         for name, value in mine.items():
             tail.members[name][self.rank] = value
+        self._dirty = True
         try:
             self._pipeline.exchange(torch.from_numpy(tail.vector))
         except PeerLost as error:
             self._break_off(error)
+        self._dirty = False
         return tail
 
     def unsound(self, reason: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -169,8 +171,8 @@ def test_a_probe_leaves_the_copy_as_it_was_and_tells_gradients_apart() -> None:
 
 
 def test_the_best_evaluation_is_kept_with_its_version() -> None:
-    """The lowest of all so far, the closing one's too, and the newest beside it; the first of equals."""
-    losses = {2: 3.0, 4: 1.0, 6: 2.0, 7: 1.0}
+    """The lowest of all so far, the closing one's too, and the newest beside it; the first of equals; NaN is none."""
+    losses = {2: 3.0, 4: 1.0, 6: math.nan, 7: 1.0}
     trainer = gpt_trainer(Alone(), max_steps=7)
     seen: dict[int, tuple[float | None, tuple[float, int] | None]] = {}
 
@@ -181,5 +183,5 @@ def test_the_best_evaluation_is_kept_with_its_version() -> None:
     trainer.on_step_end = lambda state: seen.update({state.step: (trainer.eval_loss, trainer.best_eval)})
     trainer.train()
     assert seen[2] == (None, None) and seen[3] == (3.0, (3.0, 2))
-    assert seen[5] == (1.0, (1.0, 4)) and seen[7] == (2.0, (1.0, 4))
+    assert seen[5] == (1.0, (1.0, 4)) and math.isnan(seen[7][0] or 0.0) and seen[7][1] == (1.0, 4)
     assert (trainer.eval_loss, trainer.best_eval) == (1.0, (1.0, 4))

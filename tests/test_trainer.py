@@ -18,11 +18,12 @@ from lightwatch.config import TrainingConfig
 from lightwatch.data import Batches
 from lightwatch.errors import ConfigError, DataError, StateError
 from lightwatch.flat import digest_of
+from lightwatch.metrics import StepReport
 from lightwatch.optim import warmup_cosine
 from lightwatch.status import TrainingStatus
-from lightwatch.sync import Alone
+from lightwatch.sync import Alone, GenerationEnded, Position, Standing, Start
 from lightwatch.trainer import Trainer
-from tests.models import byte_pairs, mlp, regression_pairs, small_trainer, tiny_gpt
+from tests.models import byte_pairs, gpt_trainer, mlp, regression_pairs, small_trainer, tiny_gpt
 
 
 class Counted:
@@ -365,3 +366,29 @@ def test_samples_that_are_no_pairs_are_refused() -> None:
     with pytest.raises(DataError, match=r"pair \(inputs, targets\).*3 parts"):
         trainer.train()
     assert (trainer.version, trainer.digest()) == (0, before)
+
+
+def test_what_was_computed_before_a_generation_ended_is_counted_with_its_version() -> None:
+    """In the middle of a step, with the own sums kept: whole micro-batches, each computed and told once."""
+    reports: list[StepReport] = []
+
+    class Breaking(Alone):
+        broken = 0
+
+        def begin(self, standing: Standing) -> Start:
+            return Start(standing.position, keep=bool(self.broken))
+
+        def progress(self, position: Position, phase: str, done: int = 0, dealt: int = 0) -> None:
+            if position.version == 3 and done == 2 and not self.broken:
+                self.broken = 1
+                raise GenerationEnded
+
+    sync = Breaking(reports.append)
+    trainer = gpt_trainer(sync)
+    clean = gpt_trainer(Alone())
+    trainer.train()
+    clean.train()
+    assert sync.broken and trainer.digest() == clean.digest()
+    made = [report for report in reports if report.version > 1]
+    assert [report.own_units for report in made] == [5] * len(made)
+    assert sync.closing is not None and sync.closing.micro_batches == 5 * (len(made) + 3)
