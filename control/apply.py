@@ -27,7 +27,7 @@ from .events import (
     SphereReported,
     SphereReturned,
 )
-from .protocol import End, Go, Orders, Row, Tick, View
+from .protocol import Beat, End, Go, Orders, Row, Tick, View
 from .state import ControlStatus, Order, Seat, State, Told, moved
 from .totals import booked, closed, held_up, wait_s
 from .versions import founded, reported
@@ -96,7 +96,13 @@ def _beaten(state: State, event: SphereBeat) -> Seat:
     seat, beat = state.seats[event.sphere], event.beat
     broke = state.begun is not None and beat.failed_in == state.running
     broke_s = (seat.broke_s if seat.broke_s is not None else event.at_s) if broke else None
-    return replace(seat, heard_s=event.at_s, beat=beat, broke_s=broke_s)
+    same = seat.beat is not None and _stand(seat.beat) == _stand(beat)
+    stands_s = seat.stands_s if same else event.at_s
+    return replace(seat, heard_s=event.at_s, beat=beat, stands_s=stands_s, broke_s=broke_s)
+
+
+def _stand(beat: Beat) -> tuple[object, ...]:
+    return beat.generation, beat.phase, beat.position, beat.closing
 
 
 def _with_row(state: State, event: SphereReported) -> State:

@@ -41,6 +41,7 @@ def decide(state: State, now_s: float) -> Event | None:
         or _lost(state, now_s)
         or _silent(state, now_s)
         or _broken(state, now_s)
+        or _parted(state, now_s)
         or _not_come(state, now_s)
         or _stopped_before_it_began(state, now_s)
         or _next_generation(state, now_s)
@@ -126,6 +127,44 @@ def _broken(state: State, now_s: float) -> Event | None:
 
 def _broke_s(seat: Seat) -> float:
     return seat.broke_s if seat.broke_s is not None else float("inf")
+
+
+def _parted(state: State, now_s: float) -> Event | None:
+    """One sphere has ended its training where another one waits in a step: neither will ever have all it waits for.
+
+    A network may be slow for ever, for then all are in the same step, or all in the same tail. A heartbeat that lags
+    behind is of an older version than the end. silence_s is for a script that leaves on all from within a step.
+    """
+    if state.generation != state.running:
+        return None
+    seats = [seat for seat in state.member_seats() if now_s - seat.stands_s > state.silence_s]
+    ends = [(seat, version) for seat in seats if (version := _ended_at(state, seat)) is not None]
+    for one, version in ends:
+        for other in seats:
+            if _waits_in_a_step(state, other, version):
+                return _fail(
+                    f"{one.name} ended its training at version {version}, while {other.name} goes on: all spheres must "
+                    "make the same number of steps, so let no clock and no rank decide how many [LW808]",
+                    now_s,
+                )
+    return None
+
+
+def _ended_at(state: State, seat: Seat) -> int | None:
+    """The version at which this sphere waits in the closing tail, or has closed; None: it does neither."""
+    if seat.closed is not None:
+        return seat.closed.version
+    beat = seat.beat
+    waits = beat is not None and beat.generation == state.running and beat.phase is Phase.REDUCING and beat.closing
+    return beat.position.version if beat is not None and waits else None
+
+
+def _waits_in_a_step(state: State, seat: Seat, version: int) -> bool:
+    """Whether this sphere waits for the sums of a step from `version` on, or from a later one."""
+    beat = seat.beat
+    if beat is None or beat.generation != state.running or seat.closed is not None:
+        return False
+    return beat.phase is Phase.REDUCING and not beat.closing and beat.position.version >= version
 
 
 def _not_come(state: State, now_s: float) -> Event | None:

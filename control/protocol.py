@@ -108,6 +108,8 @@ class Beat(Message, frozen=True, kw_only=True):
     position: Position
     units_done: int = 0
     units_dealt: int = 0
+    closing: bool = False
+    """What was dealt last is of a tail without a step: this sphere's script is at its end, or closed its trainer."""
     failed_in: Generation = NO_GENERATION
     seen: int = 0
     """The newest order number heard, without a gap."""

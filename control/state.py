@@ -78,6 +78,8 @@ class Seat:
     closed: Closed | None = None
     failed: Failed | None = None
     refused: str = ""
+    stands_s: float = 0.0
+    """Since when its heartbeats say the same phase, position and tail."""
     broke_s: float | None = None
     """Since when it says that the running generation failed."""
     version: int = 0

@@ -68,6 +68,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     generation: Generation = NO_GENERATION
     units_done: int = 0
     units_dealt: int = 0
+    closing: bool = False
     failed_in: Generation = NO_GENERATION
     seen: int | None = None
     """None: what the link itself has heard, which is nearly always right."""
