@@ -47,6 +47,18 @@ def test_a_script_ends_alike_alone_and_on_a_tree(name: str, tmp_path: Path) -> N
     assert processes_of(tmp_path) == []
 
 
+@pytest.mark.parametrize("end", ["", "trainer.close()\n"])
+def test_a_script_whose_spheres_make_unequal_numbers_of_steps_fails_with_one_sentence(end: str, tmp_path: Path) -> None:
+    """One sphere is at its end and the other in the next step: they would wait for each other for ever."""
+    steps = "trainer.train_steps(2)\n" + end + "if trainer.sync.rank == 0:\n    trainer.train_steps(1)\n"
+    (tmp_path / "script.py").write_text(HEAD + steps)
+    done = lightwatch("run", "--tree", "2", "--out", "out", "script.py", folder=tmp_path, timeout_s=90)
+    assert done.returncode == 1
+    assert "ended its training at version 2, while sphere 0 " in done.stderr and "[LW808]" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert processes_of(tmp_path) == []
+
+
 def test_a_second_trainer_in_one_script_is_refused_on_a_tree(tmp_path: Path) -> None:
     """One run trains one model: said in one sentence, exit code 1."""
     (tmp_path / "script.py").write_text(HEAD + "trainer.train(1)\nTrainer(nn.Linear(4, 3), pairs, config).train(1)\n")

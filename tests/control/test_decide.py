@@ -108,6 +108,76 @@ def test_a_failure_that_is_taken_back_is_forgotten() -> None:
     assert play.state.ended is None
 
 
+def parted(end: str, phase: Phase = Phase.REDUCING, version: int = 3, closing: bool = False) -> Play:
+    """Sphere 0 has ended its training at version 3, in its closing tail or beyond; sphere 1 is wherever it is."""
+    play = Play("0", "1", silence_s=2.0).begin()
+    for _ in range(6):
+        if end == "waits":
+            play.beat("0", Phase.REDUCING, version=3, closing=True)
+        elif end == "closed":
+            play.beat("0", Phase.CLOSING, version=3, closing=True)
+            play.close("0", version=3)
+        play.beat("1", phase, version=version, closing=closing)
+        play.wait(0.5)
+    return play
+
+
+@pytest.mark.parametrize("end", ["waits", "closed"])
+def test_spheres_that_disagree_about_the_number_of_steps_end_the_run_after_silence_s(end: str) -> None:
+    """Each waits for the other for ever, and all look healthy: who ended where, who goes on, and the cure."""
+    play = parted(end)
+    assert play.ended.status == "failed" and 2.0 < play.ended.at_s < 3.0
+    assert play.ended.reason == (
+        "sphere 0 (pid 100 on here) ended its training at version 3, while sphere 1 (pid 101 on here) goes on: all "
+        "spheres must make the same number of steps, so let no clock and no rank decide how many [LW808]"
+    )
+
+
+def test_an_end_is_missed_too_by_a_sphere_that_is_a_version_ahead() -> None:
+    """The one that ended did not make the version from which the other one goes on."""
+    assert "[LW808]" in parted("waits", version=4).ended.reason
+
+
+@pytest.mark.parametrize(
+    ("phase", "version", "closing"),
+    [
+        (Phase.REDUCING, 3, True),
+        (Phase.COMPUTING, 3, False),
+        (Phase.PAUSED, 3, False),
+        (Phase.REDUCING, 2, False),
+    ],
+)
+@pytest.mark.parametrize("end", ["waits", "closed"])
+def test_an_end_that_the_others_may_still_reach_is_waited_for(
+    end: str, phase: Phase, version: int, closing: bool
+) -> None:
+    """They are in the same tail, or on their way: in a long micro-batch, in a pause, in code between two steps."""
+    assert parted(end, phase, version, closing).state.ended is None
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_slow_network_is_no_disagreement(closing: bool) -> None:
+    """All in one step, or all in one tail: that may take as long as it does, whatever was dealt to whom."""
+    play = Play("0", "1", silence_s=2.0).begin()
+    for dealt in range(100):
+        play.beat("0", Phase.REDUCING, version=3, closing=closing, units_dealt=0)
+        play.beat("1", Phase.REDUCING, version=3, closing=closing, units_dealt=dealt % 3)
+        play.wait(0.5)
+    assert play.state.ended is None
+
+
+def test_a_disagreement_must_last_before_it_counts() -> None:
+    """A script may leave on all spheres from within a step, on one a moment sooner than on the other."""
+    play = Play("0", "1", silence_s=2.0).begin()
+    play.beat("1", Phase.REDUCING, version=3)
+    play.wait(4.0)
+    play.beat("0", Phase.REDUCING, version=3, closing=True)
+    play.wait(1.5)
+    play.beat("1", Phase.REDUCING, version=3, closing=True)
+    play.wait(4.0)
+    assert play.state.ended is None
+
+
 def test_a_sphere_that_says_it_failed_ends_the_run_at_once_with_its_own_sentence() -> None:
     """NaN, a forward that raised, a full disk: no waiting, and the user's fault stays marked."""
     play = Play("0", "1").begin()
