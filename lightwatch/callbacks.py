@@ -10,15 +10,18 @@
     CHECKPOINT     after a checkpoint was written, when it is whole on the disk        CheckpointWritten
     ERROR          when the training ends by an exception, before that leaves `train`  ErrorRaised
 
-On a tree each sphere calls its own, with the same values but for batches: those are the sphere's own. The loop is
-written out in the trainer; a callback watches it, and is no way to change what it computes.
+On a tree each sphere calls its own, with the same values but for batches and seconds: those are the sphere's own.
+CHECKPOINT is called on the sphere that wrote the file, and nowhere in a script that runs without `lightwatch run`. An
+epoch that a training breaks off has no EPOCH_END. A callback is for watching: what it changes of weights, batches or
+gradients in place changes what is learned, and must be the same on all spheres: the next tail finds unequal weights.
 
 Laws
   1. Callbacks of a type are called in the order of their registration, one after the other, in the training thread.
   2. Registering takes effect from the next firing on, unregistering at once; both are legal in a callback.
   3. What a callback raises leaves `fire` as it is under the policy "raise", ends in the log under "log", and under
      "disable" it ends in the log and the callback is never called again. KeyboardInterrupt and SystemExit always leave.
-  4. An error is never replaced by that of a callback it was told to: an ERROR callback is "log" if it is "raise".
+  4. An error is not replaced by that of a callback it was told to: an ERROR callback is "log" if it is "raise"; only
+     law 3's two go before it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .errors import ConfigError, NonFiniteError, ReductionError, RunEnded
+from .errors import ConfigError, NonFiniteError, ReductionError, RunEnded, StateError
 from .fingerprint import fingerprint_of
 from .metrics import Closing, StepReport, TrainingState
 from .moments import Moments
@@ -58,7 +58,7 @@ class Loop:
         self._in_force = Wanted()
         self._outcomes: dict[int, Outcome] = {}
         self._suspicion: Suspicion | None = None
-        self._entered = self._admitted = self._closing = False
+        self._entered = self._admitted = self._closing = self._cut_short = False
         self._reported = self._closed = -1
         self._has_sums = False
         self._step: Step | None = None
@@ -84,6 +84,12 @@ class Loop:
             raise ConfigError(
                 f"a number of epochs or steps must be >= 0, this one ends {before - target} steps ago [LW002]"
             )
+        if self.status in (TrainingStatus.RUNNING, TrainingStatus.PAUSED, TrainingStatus.INITIALIZING):
+            raise StateError(
+                "this trainer is training already: train(), train_steps() and close() can't be called from one of its "
+                "callbacks or from another thread; let the callback return first [LW807]"
+            )
+        self._cut_short = self.status is TrainingStatus.ERROR and closing and target == before
         self.status = move(self.status, TrainingStatus.INITIALIZING)
         try:
             self._total, self._digest = total, None
@@ -232,6 +238,7 @@ class Loop:
         repetition: what it repeats may have left too early."""
         units = self._sync.deal(self._position, training, evaluation)
         self._replica.send_anew()
+        self._replica.refuse_frozen()
         left = [unit for unit in units if unit not in self._outcomes]
         own = [unit for unit in left if unit < training]
         last = own[-1] if own and self._position.attempt == 0 else None
@@ -290,6 +297,7 @@ class Loop:
         if update.weight:
             replica.take_mean(sums, update.weight, tail.fired.tolist())
             self._moments.gradient_stands(self._position, step, replica.statistics)
+            replica.refuse_other_gradients()
             try:
                 step.applied = replica.update(rate)
             except NonFiniteError as error:
@@ -384,6 +392,6 @@ class Loop:
         self._closed = self.version
         if self._sync.trace is not None:
             self._sync.trace.write()
-        reason = "stopped" if self._in_force.stopped else "completed"
+        reason = "stopped" if self._in_force.stopped or self._cut_short else "completed"
         closing = Closing(self.version, self._digest, reason, loss, weight, self._micro_batches, self._busy_s)
         self._sync.closed(closing, self._replica.model)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .config import TrainingConfig
 from .data import Batch, key, seed_everything
 from .departures import Departures
-from .errors import ConfigError, NonFiniteError
+from .errors import ConfigError, NonFiniteError, StateError
 from .exact import UNMEASURED, Accumulator, checksum, same_checksum, write_mean
 from .flat import Buffers, FlatLayout, digest_of, trainable_parameters
 from .optim import AdamW, Schedule, clip_factor, clip_gradients_, norm_of
@@ -70,6 +70,7 @@ class Replica:
         self._means = self._part.sums.view(torch.float32)
         self._gradients = [slot.shaped(self._means) for slot in self.layout.slots]
         self._standing: list[Tensor] = []
+        self._means_told: list[Tensor | None] = []
         self._parameters = [slot.parameter for slot in self.layout.slots]
         self.optimizer = optimizer or AdamW(self._parameters, config.learning_rate, config.weight_decay)
         self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -185,9 +186,10 @@ class Replica:
         fired: per parameter, how many micro-batches gave it a gradient; those with none are left out, as torch does.
         """
         write_mean(self.layout, sums, self._means, self.exponents, weight)
-        self._standing = [gradient for gradient, count in zip(self._gradients, fired, strict=True) if count]
-        for parameter, gradient, count in zip(self._parameters, self._gradients, fired, strict=True):
-            parameter.grad = gradient if count else None
+        self._means_told = [g if count else None for g, count in zip(self._gradients, fired, strict=True)]
+        for parameter, gradient in zip(self._parameters, self._means_told, strict=True):
+            parameter.grad = gradient
+        self._standing = [gradient for gradient in self._means_told if gradient is not None]
 
     def update(self, rate: Callable[[float], float]) -> Applied:
         """Clip the mean gradient and let the optimizer take its step.
@@ -208,6 +210,7 @@ class Replica:
 
     def drop_mean(self) -> None:
         """No parameter has a gradient any more."""
+        self._means_told = []
         for parameter in self._parameters:
             parameter.grad = None
 
@@ -218,7 +221,11 @@ class Replica:
             self.restore_buffers()
 
     def statistics(self) -> GradientStatistics:
-        """Of the mean gradient, while it stands and before it is clipped."""
+        """Of the mean gradient, while it stands and before it is clipped. Raises StateError afterwards."""
+        if not self._means_told:
+            raise StateError(
+                "the mean gradient is gone: ask for its statistics before the gradient_sync callback returns [LW807]"
+            )
         return gradient_statistics(self._parameters, self.config.max_grad_norm)
 
     # ------------------------------------------------------------ the whole copy
@@ -255,6 +262,20 @@ class Replica:
         sha = hashlib.sha256(self._part.sums.cpu().numpy().data)
         self.begin()
         return sha.hexdigest()
+
+    def refuse_frozen(self) -> None:
+        """As `refuse_changes`, for what a callback may do between steps; cheap enough for each."""
+        if not all(parameter.requires_grad for parameter in self._parameters):
+            self.refuse_changes()
+
+    def refuse_other_gradients(self) -> None:
+        """Raise StateError if a callback has put another gradient, or none, in the place of the mean."""
+        for slot, standing in zip(self.layout.slots, self._means_told, strict=True):
+            if slot.parameter.grad is not standing:
+                raise StateError(
+                    f"a callback has replaced the gradient of {slot.name}: the update would not be of the mean that "
+                    "all spheres hold; change its numbers in place, the same on every sphere, or let it be [LW809]"
+                )
 
     def refuse_changes(self) -> None:
         """Raise ConfigError if the set of trainable parameters, or their storage, is no longer what was laid out."""

@@ -137,12 +137,12 @@ class NonFinite:
     parameter: int
     owner: int
 
-    def told(self, names: Sequence[str], step: int, owner: str) -> str:
-        """The sentence for the user. names: of the parameters, in the layout's order."""
+    def told(self, names: Sequence[str], version: int, owner: str) -> str:
+        """The sentence for the user, about the step after `version`. names: of parameters, in the layout's order."""
         where = f"the gradient of {names[self.parameter]}" if self.parameter < len(names) else "the loss"
         return (
-            f"{where} is NaN or infinite in micro-batch {self.unit} of step {step} (computed twice, last by {owner}); "
-            f"the weights are still those of version {step}: "
+            f"{where} is NaN or infinite in micro-batch {self.unit} of step {version + 1} (computed twice, last by "
+            f"{owner}); the weights are still those of version {version}: "
             "lower the learning rate or look at that micro-batch [LW301]"
         )
 
@@ -154,13 +154,14 @@ class Hopeless:
     parameters: list[int] = field(default_factory=list)
     stuck: bool = False
 
-    def told(self, names: Sequence[str], step: int) -> str:
-        """The sentence for the user."""
+    def told(self, names: Sequence[str], version: int) -> str:
+        """The sentence for the user, about the step after `version`."""
+        step = version + 1
         which = ", ".join(names[i] for i in self.parameters[:5]) or "each repetition raised other flags"
         if self.stuck:
             return (
                 f"the gradient of {which} in step {step} is too large to be summed (above 1e27); the weights are still "
-                f"those of version {step}: lower the learning rate or scale the loss down [LW302]"
+                f"those of version {version}: lower the learning rate or scale the loss down [LW302]"
             )
         return (
             f"step {step} was repeated {ATTEMPTS_MOST} times and its sums never fit: {which}; "

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lightwatch.callbacks import BatchEnd, CallbackPolicy, CallbackType, EpochEnd, ErrorRaised, GradientSync
-from lightwatch.errors import NonFiniteError
+from lightwatch.errors import ConfigError, NonFiniteError, StateError
 from lightwatch.metrics import StepReport, TrainingState
 from lightwatch.sync import Alone
 from lightwatch.trainer import Trainer
@@ -227,3 +227,42 @@ def test_who_is_waited_for_is_named_on_every_sphere() -> None:
                 assert report.seconds["wait"] >= delay_s / 2
             else:
                 assert report.seconds["wait"] < 1e-5  # it is told in whole microseconds
+
+
+@pytest.mark.parametrize(
+    ("moment", "misdeed", "error", "sentence"),
+    [
+        ("gradient_sync", "replace", StateError, "has replaced the gradient of 0.weight"),
+        ("weight_update", "freeze", ConfigError, r"trainable parameters changed.*0\.weight"),
+        ("weight_update", "train", StateError, "from one of its callbacks"),
+    ],
+)
+def test_what_a_callback_may_not_do_is_refused_before_a_weight_has_changed(
+    moment: str, misdeed: str, error: type[Exception], sentence: str
+) -> None:
+    """A gradient replaced, a parameter frozen, a training begun inside a training."""
+    trainer = small_trainer()
+
+    def misbehave(payload: object) -> None:
+        first = next(iter(trainer.model.parameters()))
+        if misdeed == "replace":
+            first.grad = None
+        elif misdeed == "freeze":
+            first.requires_grad_(False)
+        else:
+            trainer.train()
+
+    trainer.register_callback(moment, misbehave)
+    with pytest.raises(error, match=sentence):
+        trainer.train()
+    assert trainer.version == (0 if moment == "gradient_sync" else 1)
+
+
+def test_statistics_of_a_gradient_that_is_gone_are_refused() -> None:
+    """Zeros would look like numbers."""
+    trainer = small_trainer()
+    kept: list[GradientSync] = []
+    trainer.register_callback("gradient_sync", kept.append)
+    trainer.train()
+    with pytest.raises(StateError, match="the mean gradient is gone"):
+        kept[0].statistics()

@@ -130,7 +130,7 @@ def test_phase_29_nan_detection() -> None:
     def act(trainer: Trainer) -> None:
         digests: list[str] = []
         trainer.on_step_end = lambda state: digests.append(trainer.digest())
-        with pytest.raises(NonFiniteError, match=r"NaN or infinite in micro-batch 3 of step 2 .*version 2") as error:
+        with pytest.raises(NonFiniteError, match=r"NaN or infinite in micro-batch 3 of step 3 .*version 2") as error:
             trainer.train()
         assert (trainer.version, trainer.status) == (2, TrainingStatus.ERROR)
         assert trainer.digest() == digests[-1] and bool(trainer._replica.layout.weights.isfinite().all())

@@ -99,7 +99,7 @@ def test_a_step_with_nan_is_skipped_alike_on_every_tree(tree: str, reduction: st
     assert len(skipped) == len(trainers) and {report.version for report in skipped} == {SICK_VERSION + 1}
     for report in skipped:
         assert report.trouble is not None and report.loss is None
-        assert f"micro-batch {SICK_UNIT} of step {SICK_VERSION}" in report.trouble and "NaN" in report.trouble
+        assert f"micro-batch {SICK_UNIT} of step {SICK_VERSION + 1}" in report.trouble and "NaN" in report.trouble
     if reduction == "exact":
         alone = Trainer(mlp(), Poisoned(config()), config(), loss_fn=nn.functional.mse_loss)
         alone.train()

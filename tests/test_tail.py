@@ -362,13 +362,13 @@ def test_what_is_not_finite_is_told_with_parameter_micro_batch_step_and_sphere()
     """Index = number of parameters means the loss itself."""
     names = ["head", "body"]
     told = NonFinite(unit=3, parameter=1, owner=2).told(names, 41, "eu/a")
-    assert "gradient of body" in told and "micro-batch 3 of step 41" in told and "by eu/a" in told
+    assert "gradient of body" in told and "micro-batch 3 of step 42" in told and "by eu/a" in told
     assert "the weights are still those of version 41" in told
     assert NonFinite(unit=0, parameter=2, owner=0).told(names, 0, "0").startswith("the loss is NaN or infinite")
 
 
 def test_what_finds_no_rest_is_told_with_the_parameters() -> None:
-    assert "body" in Hopeless([1]).told(["head", "body"], 7) and "step 7" in Hopeless([1]).told(["head", "body"], 7)
-    assert "step 7" in Hopeless().told(["head", "body"], 7)
+    assert "body" in Hopeless([1]).told(["head", "body"], 7) and "step 8" in Hopeless([1]).told(["head", "body"], 7)
+    assert "step 8" in Hopeless().told(["head", "body"], 7)
     stuck = Hopeless([1], stuck=True).told(["head", "body"], 7)
-    assert stuck.startswith("the gradient of body in step 7 is too large") and "version 7" in stuck
+    assert stuck.startswith("the gradient of body in step 8 is too large") and "version 7" in stuck

@@ -288,7 +288,7 @@ def test_what_is_not_finite_stops_in_either_reduction(reduction: str, what: str)
     )
     clean.train()
     sentence = r"gradient of 2\.bias" if what == "gradient" else "the loss is NaN"
-    with pytest.raises(NonFiniteError, match=rf"{sentence}.*micro-batch 0 of step 2"):
+    with pytest.raises(NonFiniteError, match=rf"{sentence}.*micro-batch 0 of step 3"):
         trainer.train()
     assert (trainer.version, trainer.status) == (2, TrainingStatus.ERROR)
     sick["now"] = False
@@ -327,6 +327,6 @@ def test_gradients_of_1e30_are_summed_or_refused_by_name_and_never_wrap() -> Non
     assert norms["exact"] == pytest.approx(norms["float"], rel=1e-4)
     huge = Trainer(mlp(), regression_pairs(50), config(max_steps=1), loss_fn=lambda o, t: mse(o, t) * 1e30)
     before = huge.digest()
-    with pytest.raises(ReductionError, match=r"gradient of 2\.bias.* in step 0 is too large"):
+    with pytest.raises(ReductionError, match=r"gradient of 2\.bias.* in step 1 is too large"):
         huge.train()
     assert (huge.version, huge.digest()) == (0, before)

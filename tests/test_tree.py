@@ -169,7 +169,7 @@ def test_nan_stops_all_spheres_alike_and_is_named(value: float, unit: int) -> No
     assert len(caught) == 4 and len({digest for digest, _ in caught}) == 1
     slot = make(Alone())._replica.layout.slots[3]
     for _, text in caught:
-        assert f"gradient of {slot.name}" in text and f"micro-batch {unit} of step 2" in text
+        assert f"gradient of {slot.name}" in text and f"micro-batch {unit} of step 3" in text
 
 
 def test_a_flag_that_a_repetition_does_not_confirm_changes_no_bit(alone: Trainer) -> None:

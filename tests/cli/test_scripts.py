@@ -100,11 +100,11 @@ def test_nan_stops_or_skips_all_spheres_alike(tmp_path: Path) -> None:
     for (policy, tree), summary in found.items():
         if policy == "skip":
             assert (summary["version"], summary["skipped"], summary["status"]) == (5, 1, "completed")
-            assert "micro-batch 3 of step 2" in str(summary["troubles"])
+            assert "micro-batch 3 of step 3" in str(summary["troubles"])
         else:
             assert (summary["version"], summary["status"], summary["codes"]) == (2, "failed", ["LW301"])
             reason = str(summary["reason"])
-            assert "the gradient of" in reason and "micro-batch 3 of step 2" in reason
+            assert "the gradient of" in reason and "micro-batch 3 of step 3" in reason
             assert ("by sphere " if tree != "1" else "by this process") in reason
     assert found["skip", "1"]["digest"] == found["skip", "a:2,b:1"]["digest"]
     assert processes_of(tmp_path) == []
