@@ -96,9 +96,11 @@ def _lost(state: State, now_s: float) -> Event | None:
     if now_s - first.lost_s < (ALL_LOST_S if all_at_once else BLAME_S):
         return None
     quiet_s = first.lost_s - first.heard_s
-    why = "its connection closed" if quiet_s < state.silence_s / 2 else f"nothing was heard from it for {quiet_s:.1f} s"
     others = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-    return _fail(f"{first.name} was lost {first.doing}{others}: {why} [LW406]", now_s)
+    lost_so = f"{first.name} was lost {first.doing}{others}"
+    if quiet_s < state.silence_s / 2:
+        return _fail(f"{lost_so}: its connection closed [LW406]", now_s)
+    return _fail(f"{lost_so}: nothing was heard from it for {quiet_s:.1f} s [LW407]", now_s)
 
 
 def _silent(state: State, now_s: float) -> Event | None:

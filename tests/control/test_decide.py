@@ -24,6 +24,17 @@ def test_a_lost_sphere_ends_the_run_with_who_where_and_why() -> None:
     assert play.told(End) == {1: End(status="failed", reason=play.ended.reason)}
 
 
+def test_a_connection_that_closed_after_silence_is_told_as_silence() -> None:
+    """A stopped process, a machine that is gone: the connection was given up because nothing was heard."""
+    play = Play("0", "1", silence_s=2.0).begin()
+    for _ in range(3):
+        play.beat("0")
+        play.wait(0.5)
+    play.lose("1")
+    play.wait(BLAME_S + 0.01)
+    assert play.ended.reason.endswith(": nothing was heard from it for 1.5 s [LW407]")
+
+
 def test_a_connection_that_stands_again_in_time_is_no_loss() -> None:
     """The moment before blaming is for this."""
     play = Play("0", "1").begin()
