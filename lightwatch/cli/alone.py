@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import traceback
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 AT_ONCE = "a second signal ended the run at once [LW514]"
+INTERRUPTED = "interrupted: the script raised KeyboardInterrupt [LW514]"
 
 
 class AtOnce(BaseException):
@@ -76,7 +78,10 @@ class AloneRun:
             return self._failure(AT_ONCE)
         except (ConfigError, DataError) as error:
             return self._failure(str(error), error, usage=True)
-        except Exception as error:
+        except KeyboardInterrupt as error:  # no signal is one here: the script's own, and it counts as Ctrl-C
+            self.signals.received.append(signal.SIGINT)
+            return self._failure(INTERRUPTED, error)
+        except BaseException as error:  # also what is no Exception: a summary is owed for whatever a script raises
             return self._failure(told(error), error)
         if self._last is None:
             what = self._settings.script[0] if self._settings.script else "the job"

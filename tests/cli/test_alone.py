@@ -222,6 +222,23 @@ def test_a_script_that_fails_is_named_without_a_traceback(
     assert ("Traceback" in shown.stderr) == ("raise" in text or "exit" in text)
 
 
+@pytest.mark.parametrize(
+    ("raised", "code", "said"), [("KeyboardInterrupt", 130, ["LW514"]), ("GeneratorExit", 1, ["LW801"])]
+)
+def test_a_script_that_raises_what_is_no_exception_leaves_a_summary(
+    command: Command, raised: str, code: int, said: list[str], tmp_path: Path
+) -> None:
+    """Ctrl-C by the script's own hand is one; nothing that was kept for the end is left."""
+    text = SCRIPT.replace("    def __getitem__(self, n):", f"    def __getitem__(self, n):\n        raise {raised}")
+    (tmp_path / "mine.py").write_text(text)
+    result = command("run", "--tree", "1", "--out", "out", "mine.py", folder=tmp_path)
+    summary = summary_of(tmp_path / "out")
+    assert (result.returncode, summary["status"], summary["codes"]) == (code, "failed", said)
+    assert f"lightwatch: {summary['reason']}\n" in result.stderr and "Traceback" not in result.stderr
+    assert not list((tmp_path / "out").glob("*.room"))
+    assert summary["reason"] in command("status", "out", folder=tmp_path).stdout
+
+
 def test_a_script_that_hides_our_packages_is_refused(command: Command, tmp_path: Path) -> None:
     """Also one that is no Python, or not there; nothing is made."""
     (tmp_path / "mine.py").write_text("x = 1\n")
