@@ -17,7 +17,7 @@ import os
 import time
 from pathlib import Path
 
-from .errors import ConfigError
+from .errors import ConfigError, code_of, told
 from .files import write_whole
 
 STEPS = 3
@@ -84,7 +84,8 @@ class Trace:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.file, as_json(f"sphere {self._path}", self._spans).encode())
         except OSError as error:
-            log.warning("the profile can't be written to %s: %s", self.file, error.strerror or error)
+            why = f"{error.strerror or error} [{code_of(told(error))}]"
+            log.warning("the profile can't be written to %s: %s", self.file, why)
 
 
 def first_shown(version: int, total: int, steps: int) -> int:
