@@ -54,7 +54,10 @@ def build_parser(version: str) -> Parser:
 def parse(argv: list[str], version: str) -> argparse.Namespace:
     """Read the command line. Raises ConfigError; SystemExit only for --help and --version."""
     parser = build_parser(version)
-    found = parser.parse_args(argv)
+    found, unknown = parser.parse_known_args(argv)
+    if unknown:  # the whole command line's parser would say this, and point to its own help
+        parser.prog = f"{parser.prog} {found.command or ''}".rstrip()
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if found.command is None:
         parser.error("a command is missing: train, status, pause, resume, stop, sample, run or explain")
     return found
@@ -106,11 +109,13 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_launch(parser, DEFAULT_TREE)
     parser.add_argument("script", metavar="SCRIPT", help="a Python file that builds a Trainer and calls train()")
-    parser.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="handed to the script")
+    rest = parser.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="handed to the script")
+    rest.required = False  # else argparse asks for it beside a SCRIPT that is missing
 
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("code", metavar="CODE", help="as it stands in brackets at the end of a sentence, such as LW002")
+    code_help = "as it stands in brackets at the end of a sentence; its digits do (default: list all)"
+    parser.add_argument("code", metavar="CODE", nargs="?", default=None, help=code_help)
     _add_debug(parser)
 
 

@@ -42,6 +42,30 @@ def test_what_is_no_command_line_is_one_sentence(words: str, said: str, capsys: 
     assert said in err and "--help" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        ("trian", "lightwatch"),
+        ("--bogus", "lightwatch"),
+        ("train --bogus", "lightwatch train"),
+        ("train --steps x", "lightwatch train"),
+        ("status a b", "lightwatch status"),
+        ("explain 1 2", "lightwatch explain"),
+    ],
+)
+def test_a_mistake_points_to_the_help_of_its_command(
+    words: str, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 2
+    assert f"; see `{where} --help` [LW001]" in capsys.readouterr().err
+
+
+def test_only_what_is_required_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script's arguments are its own affair."""
+    assert main(["run"]) == 2
+    assert "required: SCRIPT;" in capsys.readouterr().err
+
+
 def test_flags_are_kept_as_they_were_typed() -> None:
     """Trees and reductions are judged by those who own them."""
     found = parse(["train", "--tree", "2x-1", "--steps", "7", "--seed", "0", "--reduction", "fast", "--json"], "0")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightwatch.cli.explain import PAGE, paragraph_of
+from lightwatch.cli.main import main
 from lightwatch.cli.processes import SAID_MOST, last_line
 from lightwatch.errors import ConfigError, codes_in
 from tests.cli.commands import lightwatch, refused, summary_of, tiny_project
@@ -20,6 +21,17 @@ def test_a_code_is_explained(tmp_path: Path) -> None:
     assert done.stdout.startswith("LW002 ") and "Cause: " in done.stdout and "Cure: " in done.stdout
     assert "LW003" not in done.stdout
     assert lightwatch("explain", "[lw002]", folder=tmp_path).stdout == done.stdout
+    assert lightwatch("explain", "002", folder=tmp_path).stdout == done.stdout
+
+
+def test_without_a_code_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line each, under their subjects; no causes, no cures."""
+    assert main(["explain"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  LW406 A sphere was lost" in lines and "6: disk and folders" in lines
+    codes = re.findall(r"^### (\S+)", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == codes
+    assert not [line for line in lines if "Cause" in line or "#" in line]
 
 
 def test_every_paragraph_can_be_asked_for() -> None:
