@@ -57,15 +57,20 @@ def _quality(summary: dict[str, Any]) -> str:
 def _time(summary: dict[str, Any]) -> str:
     """Where the seconds of all steps went, and the pace."""
     seconds, spheres = summary["seconds"], len(summary["seconds_per_sphere"]) or 1
-    line = f"time: {spoken_s(summary['wall_s'])} in all"
+    line = f"time: {_tenths_s(summary['wall_s'])} in all"
     if seconds.get("step"):
         shares = spoken_shares(seconds)
-        line += f", {spoken_s(seconds['step'] / spheres)} in steps" + (f" ({shares})" if shares else "")
+        line += f", {_tenths_s(seconds['step'] / spheres)} in steps" + (f" ({shares})" if shares else "")
     if summary["step_ms_p50"] is not None:
         line += f"; a step {summary['step_ms_p50']:.0f} ms (95%: {summary['step_ms_p95']:.0f} ms)"
     if summary["tokens_per_s"] is not None:
         line += f", {summary['tokens_per_s']:,.0f} tokens/s"
     return line
+
+
+def _tenths_s(seconds: float) -> str:
+    """Seconds, with a decimal where whole ones would hide a short run's."""
+    return f"{seconds:.1f} s" if seconds < 10 else spoken_s(seconds)
 
 
 def _costs(summary: dict[str, Any]) -> list[str]:
@@ -76,7 +81,9 @@ def _costs(summary: dict[str, Any]) -> list[str]:
     step_ms, slowest = summary["step_ms_p50"], summary["slowest"]
     if slowest is not None:
         waited_s, others = summary["waited_for"][slowest], len(summary["seconds_per_sphere"]) - 1
-        lines.append(f"the others waited {waited_s / max(others, 1):.1f} s each for sphere {slowest}")
+        each = f"{waited_s / max(others, 1):.1f}"
+        if each != "0.0":
+            lines.append(f"the others waited {each} s each for sphere {slowest}")
     link = slow_link(summary["links"], step_ms / 1000 if step_ms else None)
     if link is not None:
         lines.append(spoken_link(link.name, link.round_trip_s))

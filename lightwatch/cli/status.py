@@ -6,6 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .costs import spoken_costs
+from .launch import Ended
+from .record import OVER, judged
 from .rows import read_rows
 from .terminal import Terminal
 from .view import spoken_s
@@ -26,10 +28,31 @@ def status(arguments: argparse.Namespace) -> int:
         terminal.tell(spoken_alone(where))
     else:
         from control.client import ControlClient
+        from control.errors import NoAnswer
 
-        with ControlClient(where.target) as client:
-            terminal.tell(spoken_status(client.status()))
+        try:
+            with ControlClient(where.target) as client:
+                terminal.tell(spoken_status(client.status()))
+        except NoAnswer:
+            end = spoken_end(where)
+            if not end:
+                raise
+            terminal.tell(end)
     return 0
+
+
+def spoken_end(where: Where) -> str:
+    """How a run without a summary ended, by its ledger: whoever writes the summary was killed. Empty: nobody knows."""
+    from control.errors import LedgerError
+    from control.record import read_record
+
+    if where.folder is None:
+        return ""
+    try:
+        record = read_record(where.folder.ledger)
+    except LedgerError:
+        return ""
+    return spoken_summary({"run_id": record.run_id, **vars(judged(record, Ended()))}) if record.status in OVER else ""
 
 
 def spoken_summary(summary: dict[str, Any]) -> str:

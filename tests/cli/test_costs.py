@@ -148,6 +148,16 @@ def test_an_end_with_nothing_amiss_has_no_line_about_it(tmp_path: Path, capsys: 
     assert not [word for word in ("wait", "link", "level", "skipped") if word in out]
 
 
+def test_the_end_of_a_short_run_tells_tenths_and_no_wait_of_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    totals = {path: Totals(versions=2, held_up_s=0.04, seconds={"step": 0.26}) for path in PATHS}
+    found = summarise(settings(tmp_path), Facts("completed", version=2, totals=totals), [row(1), row(2)], 2.04)
+    tell_end(Terminal(), settings(tmp_path).folder, found | {"slowest": "b/1"})
+    out = capsys.readouterr().out
+    assert "time: 2.0 s in all, 0.3 s in steps" in out and "waited" not in out
+
+
 def status(**others: Any) -> Status:
     sphere = SphereStatus(
         sphere=1, path="b/1", pid=42, host="here", phase="computing", version=100, units_done=1, units_dealt=4,
