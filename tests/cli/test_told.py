@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from control.ledger import Ledger
 from control.protocol import Closed
 from control.record import FailureRecord, GenerationRecord, RunRecord
 from control.status import SphereStatus, Status, Totals, Traffic, Waited
 from lightwatch.cli.launch import Ended
 from lightwatch.cli.live import SPHERES_SHOWN, LiveView, spoken_lines
+from lightwatch.cli.main import main
 from lightwatch.cli.orders import refuse_unreachable
 from lightwatch.cli.record import judged
 from lightwatch.cli.status import spoken_alone, spoken_status
@@ -162,3 +166,21 @@ def test_the_failure_that_ended_the_run_comes_first() -> None:
     facts = judged(record(status="failed", reason="sphere 1: no good", failures=failures), Ended())
     assert facts.failures == ("sphere 1: no good", "sphere 2: another")
     assert facts.detail == "Traceback" and facts.status == "failed"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_status_without_a_summary_is_the_ledgers_end_if_it_has_one(
+    known: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The launcher was killed, and control, that has ended since, may have had the time to note it."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    card = {"address": "tcp://127.0.0.1:9", "pid": gone.pid, "host": socket.gethostname()}
+    (tmp_path / "control.json").write_text(json.dumps(card))
+    with Ledger.open(tmp_path / "ledger.db", "cafe") as ledger:
+        if known:
+            ledger.end("failed", "the launcher died [LW514]")
+    assert main(["status", str(tmp_path)]) == (0 if known else 1)
+    out, err = capsys.readouterr()
+    assert out == ("run cafe: failed at version 0\nthe launcher died [LW514]\n" if known else "")
+    assert ("[LW502]" in err) != known

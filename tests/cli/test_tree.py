@@ -141,9 +141,6 @@ def test_nothing_outlives_a_launcher_that_is_killed(running: Running, tmp_path: 
     process.kill()
     process.wait()
     wait_until(lambda: not processes_of(tmp_path), "the end of all processes", limit_s=5)
-    told = lightwatch("status", "out", folder=tmp_path)
-    assert told.returncode == 0 and ": failed at version " in told.stdout, told.stderr
-    assert "\nthe launcher died [LW514]\n" in told.stdout  # from the ledger: nobody was left to write a summary
 
 
 def test_a_sphere_that_dies_ends_the_run_with_its_name(running: Running, tmp_path: Path) -> None:
