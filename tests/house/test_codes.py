@@ -29,7 +29,7 @@ def codes_of(tree: ast.Module) -> set[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
     ]
-    return {code for text in texts for code in re.findall(r"(?<=\[)LW[^\]]*(?=\])|\ALW[^\s]*\Z", text)}
+    return {code for text in texts for code in re.findall(r"(?<=\[)LW[^\]]*(?=\])|\ALW[^\s]+\Z", text)}
 
 
 def mistakes(page: str, used: set[str]) -> list[str]:
