@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def run(*command: str | Path, cwd: Path, lend: bool = False) -> subprocess.CompletedProcess[str]:
-    """lend: what our own site-packages hold is on the path, so torch and zmq are there, but not what finds ourselves."""
+    """lend: what our own site-packages hold is on the path, torch and zmq among it, but not what finds ourselves."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     if lend:
         environment["PYTHONPATH"] = str(lent(cwd / "lent"))
