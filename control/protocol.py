@@ -27,10 +27,12 @@ NO_GENERATION: Generation = (0, 0)
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """Where a sphere stands. Compared as a tuple: a restore opens a lineage, an attempt repeats a step."""
+    """Where a sphere stands. Compared as a tuple: a restore opens a lineage, a closing tail agrees on a version without
+    a step, an attempt repeats a step."""
 
     lineage: int = 0
     version: int = 0
+    closing: int = 0
     attempt: int = 0
 
 
@@ -61,6 +63,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stopped: bool = False
     learning_rate: float | None = None
     """The base rate that the schedule multiplies; None: the config's."""
+    paces: dict[int, float] = {}
+    """Sphere -> seconds that one of its micro-batches takes, as control measured: the deal follows it. Bits don't."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +73,18 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sphere: int
     path: str
     address: str = "127.0.0.1"
+    port: int = 0
+    """Of its larder, where a peer fetches the state and finds out whether it can be reached; 0: it has none."""
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a sphere knows of the run, for a control that has lost its ledger."""
+
+    generation: Generation
+    members: list[Member]
+    position: Position
+    """At which that generation began."""
+    orders: list[Wanted] = []
 
 
 # ---------------------------------------------------------------- spheres to control
@@ -82,6 +98,12 @@ class Hello(Message, frozen=True, kw_only=True):
     address: str = "127.0.0.1"
     sphere: int = 0
     """0: give me an id. Else: I am this sphere, come back after a broken connection."""
+    former: int = 0
+    """Process id of the sphere that was at this path on this host before: its supervisor has seen it dead."""
+    port: int = 0
+    incarnation: int = 0
+    """The highest of a control that I have heard of."""
+    memory: Memory | None = None
 
 
 class Proof(Message, frozen=True, kw_only=True):
@@ -114,19 +136,26 @@ class Beat(Message, frozen=True, kw_only=True):
     seen: int = 0
     """The newest order number heard, without a gap."""
     in_force: int = 0
+    incarnation: int = 0
+    """The highest of a control that I have heard of."""
+    accuses: int = 0
+    """The sphere whose part made the tail of generation `failed_in` unsound; 0: nobody in particular."""
+    unreachable: list[int] = []
+    """Members of `failed_in` whose larder did not answer when that generation broke."""
     rss_bytes: int = 0
     cpu_s: float = 0.0
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The last transition: what a sphere one step behind, holding the sums, needs to follow."""
+    """The last transition, for a sphere that missed its tail: with the sums it holds it decides the same from it.
+
+    tail: the summed vector, int64 little-endian. paths: of the members that made it, by rank.
+    """
 
     start: Position
     end: Position
-    weight: int
-    exponents: list[int]
-    learning_rate: float | None
-    in_force: int
+    tail: bytes
+    paths: list[str] = []
 
 
 class Row(Message, frozen=True, kw_only=True):
@@ -154,6 +183,8 @@ class Row(Message, frozen=True, kw_only=True):
     eval_loss: float | None = None
     suspect: str | None = None
     """A flag that a repetition did not confirm: who computed it, in words."""
+    suspects: list[int] = []
+    """The same as spheres: control throws them out."""
     trouble: str | None = None
     """Why the step was skipped, in a sentence."""
     clip_ratio: float | None = None
@@ -178,6 +209,9 @@ class Ready(Message, frozen=True, kw_only=True):
     generation: Generation
     position: Position
     holds_state: bool
+    """False for one that comes new to a run, whatever it has built: it never founds a state once there is one."""
+    has_v0: bool = False
+    """The checkpoint of last resort can be read here."""
     digest: str | None = None
     """Of the weights at `position`; None where it was not taken."""
     done: list[int] = []
@@ -210,10 +244,12 @@ class Failed(Message, frozen=True, kw_only=True):
     """I can't go on and it is not a peer's fault: bad data, a forward that raised, NaN under policy stop, a full disk.
 
     text: one sentence for the user. usage: true if the user's input is to blame (exit code 2, else 1).
+    sick: my memory can't be trusted; I leave, the run goes on without me, and my supervisor starts me anew.
     """
 
     text: str
     usage: bool = False
+    sick: bool = False
     detail: str = ""
 
 
@@ -257,10 +293,18 @@ class Welcome(Message, frozen=True, kw_only=True):
 
     sphere: int
     incarnation: int
+    rows_held: int = -1
+    """Rows of higher versions are asked for, as far back as they are kept."""
 
 
 class Refused(Message, frozen=True, kw_only=True):
     """You can't take part, and why: one sentence for the user."""
+
+    text: str
+
+
+class Expelled(Message, frozen=True, kw_only=True):
+    """You are thrown out, and why: leave. A successor, under another id, is welcome."""
 
     text: str
 
@@ -275,11 +319,13 @@ class View(Message, frozen=True, kw_only=True):
 
 
 class How(enum.Enum):
-    """How a member reaches the start position: it stands there; follows the record; fetches the state over the tree."""
+    """How a member reaches the start position: it stands there; follows the record; fetches the state from its donor;
+    loads the checkpoint of last resort."""
 
     HERE = "here"
     RECORD = "record"
     FETCH = "fetch"
+    LOAD = "load"
 
 
 class Go(Message, frozen=True, kw_only=True):
@@ -293,11 +339,15 @@ class Go(Message, frozen=True, kw_only=True):
     deal: dict[int, list[int]]
     """sphere -> indices to compute for this position."""
     donor: int = 0
-    """Whose state goes down the tree before the first step; 0: everybody has it."""
+    """For FETCH: the sphere to fetch from. It may be fetching itself."""
+    digest: str | None = None
+    """Of the weights at `position`, for whoever fetches or loads them."""
     record: Record | None = None
     in_force: int = 0
-    lr_table: dict[int, float] = {}
-    """Learning rates that the ledger holds for versions above the start: a replay uses those."""
+    in_force_at: dict[int, int] = {}
+    """Version -> order in force from there on, for the versions above the start that were made before."""
+    known: int = -1
+    """The newest version that was ever made. Up to it `in_force_at` alone decides what is in force, not the tail."""
 
 
 class Tick(Message, frozen=True, kw_only=True):
@@ -365,6 +415,6 @@ class Event(Message, frozen=True, kw_only=True):
 
 StoreRequest: TypeAlias = StoreSet | StoreGet | StoreAdd | StoreDelete
 FromSphere: TypeAlias = Hello | Proof | Beat | Row | Ready | Closed | Failed | StoreRequest
-ToSphere: TypeAlias = Welcome | Refused | View | Go | Tick | Orders | End | StoreReply
+ToSphere: TypeAlias = Welcome | Refused | Expelled | View | Go | Tick | Orders | End | StoreReply
 ToClient: TypeAlias = Answer | Event
 ToControl: TypeAlias = FromSphere | Ask

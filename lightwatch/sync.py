@@ -6,26 +6,30 @@ summed, and learns what was ordered. `Alone` is the trivial form: one process, n
 
 from __future__ import annotations
 
+import enum
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 from torch import Tensor, nn
 
 from .config import TrainingConfig
-from .errors import ReductionError, StateError
+from .errors import LightwatchError, ReductionError, StateError
 from .metrics import Closing, StepReport
+from .snapshot import Snapshot
 from .tail import Tail
 from .trace import Trace
 
 
 class Position(NamedTuple):
-    """Where a sphere stands: a restore opens a lineage, an attempt repeats a step."""
+    """Where a sphere stands: a restore opens a lineage, a closing tail agrees on a version without a step, an attempt
+    repeats a step."""
 
     lineage: int = 0
     version: int = 0
+    closing: int = 0
     attempt: int = 0
 
 
@@ -42,27 +46,56 @@ class Wanted:
     learning_rate: float | None = None
 
 
+class How(enum.Enum):
+    """How this sphere reaches the position at which a generation begins: it stands there; it decides from the record of
+    the tail that it missed; it takes a peer's state; it loads the checkpoint of last resort."""
+
+    HERE = "here"
+    RECORD = "record"
+    FETCH = "fetch"
+    LOAD = "load"
+
+
+@dataclass(frozen=True)
+class Transition:
+    """The last change of position, for a sphere that missed its tail: with the sums it decides the same from it.
+
+    tail: the summed vector, int64 little-endian. paths: of the members that made it, by rank.
+    """
+
+    start: Position
+    end: Position
+    tail: bytes
+    paths: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Standing:
-    """What a sphere holds when a generation begins."""
+    """What a sphere holds when a generation begins. snapshot: the whole of it, taken when it is asked for."""
 
     position: Position
     digest: str | None
     done: tuple[int, ...] = ()
     has_sums: bool = False
     in_force: int = 0
+    record: Transition | None = None
+    snapshot: Callable[[], Snapshot] = field(default=lambda: Snapshot({}), compare=False)
 
 
 @dataclass(frozen=True)
 class Start:
-    """How a generation begins for this sphere. keep: the own sums go on. share: the state comes down the tree first,
-    and `holder` says whether it is taken from here. in_force: the newest order that holds from the start."""
+    """How a generation begins for this sphere. keep: the own sums go on. in_force: the newest order that holds from the
+    start; up to version `known`, a replay, `in_force_at` (version -> order from there on) alone says which do. digest:
+    of the weights at `position`."""
 
     position: Position
+    how: How = How.HERE
     keep: bool = False
-    share: bool = False
-    holder: bool = True
+    record: Transition | None = None
     in_force: int = 0
+    in_force_at: dict[int, int] = field(default_factory=dict)
+    known: int = -1
+    digest: str | None = None
 
 
 class Length(NamedTuple):
@@ -72,6 +105,10 @@ class Length(NamedTuple):
     max_steps: int
     steps_per_epoch: int
     gradient_bytes: int = 0
+
+
+class Sick(LightwatchError):
+    """This process' own memory can't be trusted: it must leave, and a successor takes a peer's state."""
 
 
 class GenerationEnded(Exception):
@@ -104,8 +141,12 @@ class Sync(Protocol):
     def begin(self, standing: Standing) -> Start:
         """Take part in the roll call. Blocks until the generation has begun."""
 
-    def share_state(self, tensors: dict[str, Tensor], start: Start) -> None:
-        """Bring the state down the tree into `tensors`, all or nothing."""
+    def fetch(self) -> Snapshot:
+        """The state that `begin` said to FETCH or LOAD, whole and verified, in memory of its own.
+
+        Blocks; the others compute meanwhile. Raises GenerationEnded (a donor died, a file can't be read): nothing has
+        changed here.
+        """
 
     def deal(self, position: Position, training: int, evaluation: int) -> Sequence[int]:
         """The units of this position that are this sphere's: training 0.., then evaluation training.. .
@@ -143,8 +184,12 @@ class Sync(Protocol):
     def name_of(self, rank: int) -> str:
         """The member with this number, as people call it."""
 
-    def unsound(self, reason: str) -> None:
-        """Own sums or the tail were not sound: nothing has changed. Raises ReductionError."""
+    def unsound(self, reason: str, odd: int | None = None) -> NoReturn:
+        """Own sums or the tail were not sound: nothing has changed here.
+
+        odd: the member by whom it was, if that is known. It raises Sick there, and GenerationEnded on all others; alone
+        ReductionError.
+        """
 
     def closed(self, closing: Closing, model: nn.Module) -> None:
         """A training has ended; its last version, which `model` holds, is agreed. Another may follow."""
@@ -184,8 +229,8 @@ class Alone:
     def begin(self, standing: Standing) -> Start:
         return Start(standing.position._replace(attempt=0))
 
-    def share_state(self, tensors: dict[str, Tensor], start: Start) -> None:
-        raise StateError("one process has nobody to share its state with [LW901]")
+    def fetch(self) -> Snapshot:
+        raise StateError("one process has nobody to fetch a state from [LW901]")
 
     def deal(self, position: Position, training: int, evaluation: int) -> Sequence[int]:
         self._buckets = []
@@ -222,7 +267,7 @@ class Alone:
     def name_of(self, rank: int) -> str:
         return "this process"
 
-    def unsound(self, reason: str) -> None:
+    def unsound(self, reason: str, odd: int | None = None) -> NoReturn:
         raise ReductionError(f"the step is not taken, this process's memory can't be trusted: {reason}")
 
     def closed(self, closing: Closing, model: nn.Module) -> None:
