@@ -2,59 +2,57 @@
 
 How a word travels
   1. `send` puts a message into a queue and wakes the thread; it never blocks, on no state of control.
-  2. The thread says Hello whenever a connection has been made (again), then what is queued. While nothing is
-     connected messages wait; beats don't, they tell the present and would only be stale.
+  2. The thread says Hello whenever a connection has been made (again), then what is queued (outbox.py); after a broken
+     connection not before Welcome, which tells what control still holds. While nothing is connected messages wait;
+     beats don't, they tell the present and would only be stale.
   3. What control says is folded into `heard` (state.py) and whoever waits is woken.
+  4. Expelled is obeyed here and at once, by the end of the process: whoever is thrown out may be stuck elsewhere.
 
 Two heartbeats, because they fail differently. The thread sends Beat with what the sphere stands for; a GIL held for
-seconds (a C extension) delays it. libzmq's own I/O thread, which knows no GIL, answers and sends ZMTP pings; those stop
-only with the process. So a missing Beat says "stuck, perhaps", a broken connection says "gone or stopped".
+seconds (a C extension) delays it. libzmq's own (line.py) stops only with the process. So a missing Beat says "stuck,
+perhaps", a broken connection says "gone or stopped".
 
-The context is the link's own, so that `close` ends the I/O thread too and nothing is left. A Link belongs to the
-process that made it: make it after a fork, not before.
+A Link belongs to the process that made it: make it after a fork, not before.
 """
 
 from __future__ import annotations
 
-import re
-import socket
+import logging
+import os
 import threading
 import time
-import uuid
-from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 import psutil  # type: ignore[import-untyped]
-import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from control.protocol import (
     Beat,
-    Closed,
-    Failed,
     FromSphere,
     Generation,
     Hello,
+    Memory,
     Phase,
-    Proof,
-    Ready,
     StoreReply,
     StoreRequest,
+    ToSphere,
+    Welcome,
 )
-from control.wire import MAX_FRAME_BYTES, decode_at_sphere, encode
+from control.wire import decode_at_sphere, encode
 from lightwatch.errors import LightwatchError, RunEnded
 
+from .line import LINGER_MS, Line, is_address
+from .outbox import Outbox
 from .state import Heard, Standing, hear, move
 
 T = TypeVar("T")
 
-LINGER_MS = 1000
-SAID_AGAIN = (Proof, Ready, Closed, Failed)
-"""The newest of each is said again after a broken connection: it may have died with it, and control waits for it."""
-BEAT_S = (0.05, 0.5)
-"""A beat is sent every silence_s / 10, within these bounds."""
+log = logging.getLogger("lightwatch.spheres")
+
+BEATS_IN_SILENCE = 10
+START_ANEW = 75
+"""The exit code that asks the supervisor for a successor."""
 
 
 class AdmissionRefused(LightwatchError):
@@ -72,45 +70,53 @@ class LinkBroken(LightwatchError, RuntimeError):
 class Link:
     """A sphere's line to control. All methods may be called from any thread.
 
-    silence_s: after so many seconds without a sign the connection counts as broken, and is made anew.
+    silence_s: after so many seconds without a sign the connection counts as broken, and is made anew. pulse: called
+    from the link's thread with every beat, also while control is away: this process lives. leave: how the process ends
+    when control throws it out.
     """
 
-    def __init__(self, address: str, hello: Hello, silence_s: float) -> None:
-        if (
-            not re.fullmatch(r"tcp://([^:/\s]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", address)
-            or int(address.rsplit(":", 1)[1]) > 65535
-        ):
+    def __init__(
+        self,
+        address: str,
+        hello: Hello,
+        silence_s: float,
+        *,
+        pulse: Callable[[], object] | None = None,
+        leave: Callable[[int], object] = os._exit,
+    ) -> None:
+        if not is_address(address):
             raise ControlSilent(
                 f"{address!r} is no address of a control process; one looks like tcp://127.0.0.1:5555 [LW006]"
             )
         self.address = address
         self._hello = hello
         self.path = hello.path
-        self._beat_s = min(max(silence_s / 10, BEAT_S[0]), BEAT_S[1])
+        self._beat_s = silence_s / BEATS_IN_SILENCE
+        self._pulse = pulse
+        self._leave = leave
         self._process = psutil.Process()
         self._changed = threading.Condition()  # guards everything below; notified on every change of it
         self._heard = Heard()
         self._standing = Standing()
-        self._queue: deque[bytes] = deque()
+        self._outbox = Outbox()
+        self._memory: Memory | None = None
         self._replies: dict[int, StoreReply | None] = {}
         self._request = 0
-        self._said: dict[type, bytes] = {}
         self._handshakes = 0
+        self._welcome_due = False
+        self._superseded = False
         self._interrupt: tuple[Callable[[], None], Generation] | None = None
         self._closing = False
         self._failure: str | None = None
         self._beats = 0
         self._beat_due = False
-        self._connected = False
-        self._context = zmq.Context(io_threads=1)
-        self._woken, self._wake = socket.socketpair()
-        self._socket, self._monitor = self._connect(address, silence_s)
+        self._line = Line(address, silence_s)
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
         self._thread.start()
 
     def __repr__(self) -> str:
         heard = self._heard
-        return f"Link({self.address}, sphere {heard.sphere}, generation {heard.generation}, {len(self._queue)} queued)"
+        return f"Link({self.address}, sphere {heard.sphere}, generation {heard.generation}, {len(self._outbox)} queued)"
 
     @property
     def heard(self) -> Heard:
@@ -130,13 +136,14 @@ class Link:
 
     def send(self, message: FromSphere) -> None:
         """Hand over a message; it goes out in order, as soon as control is connected. Never blocks."""
-        frame = encode(message)
         with self._changed:
             self._check_alive()
-            self._queue.append(frame)
-            if isinstance(message, SAID_AGAIN):
-                self._said[type(message)] = frame
-        self._ring()
+            self._outbox.put(message)
+        self._line.ring()
+
+    def remember(self, memory: Memory) -> None:
+        """What a control that has lost its ledger is told, should one come; the orders are added then."""
+        self._memory = memory
 
     def stand(self, **fields: object) -> None:
         """Change what beats say: the fields of `Standing`. A new phase or failure is told at once, in turn.
@@ -150,7 +157,7 @@ class Link:
             self._standing = new
             self._beat_due |= urgent
         if urgent:
-            self._ring()
+            self._line.ring()
 
     def wait(self, pick: Callable[[Heard], T | None], timeout_s: float, to: str = "") -> T:
         """Block until `pick(heard)` gives something, and return it.
@@ -189,8 +196,8 @@ class Link:
             self._request += 1
             number = self._request
             self._replies[number] = None
-            self._queue.append(encode(msgspec.structs.replace(message, request=number)))
-        self._ring()
+            self._outbox.put(msgspec.structs.replace(message, request=number))
+        self._line.ring()
         try:
             with self._changed:
                 while (reply := self._replies[number]) is None:
@@ -224,7 +231,7 @@ class Link:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._ring()
+        self._line.ring()
         if self._thread is not threading.current_thread():
             self._thread.join(4 * LINGER_MS / 1000)
 
@@ -237,7 +244,7 @@ class Link:
             raise LinkBroken(f"the link to control at {self.address} is closed [LW901]")
 
     def _silence(self, timeout_s: float, to: str) -> str:
-        state = "connected, but without the answer" if self._connected else "no connection"
+        state = "connected, but without the answer" if self._line.connected else "no connection"
         return (
             f"control at {self.address} did not answer{' ' + to if to else ''} within {timeout_s:g} s ({state}); "
             "check that it runs, and that the address is its own [LW501]"
@@ -257,33 +264,12 @@ class Link:
             **standing,
             number=self._beats,
             echo=self._heard.tick,
+            incarnation=self._heard.incarnation,
             rss_bytes=self._process.memory_info().rss,
             cpu_s=time.process_time(),
         )
 
     # ------------------------------------------------------------ the thread
-
-    def _connect(self, address: str, silence_s: float) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-        dealer = self._context.socket(zmq.DEALER)
-        silence_ms = max(int(silence_s * 1000), 10)
-        dealer.setsockopt(zmq.ROUTING_ID, uuid.uuid4().bytes)  # the same after a broken connection
-        dealer.setsockopt(zmq.LINGER, LINGER_MS)
-        dealer.setsockopt(zmq.IPV6, int("[" in address))
-        dealer.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        dealer.setsockopt(zmq.HEARTBEAT_IVL, max(silence_ms // 5, 1))
-        dealer.setsockopt(zmq.HEARTBEAT_TIMEOUT, silence_ms)
-        dealer.setsockopt(zmq.HEARTBEAT_TTL, silence_ms)
-        dealer.setsockopt(zmq.RECONNECT_IVL, 50)
-        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-        monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        dealer.connect(address)
-        return dealer, monitor
-
-    def _ring(self) -> None:
-        try:
-            self._wake.send(b"x", socket.MSG_DONTWAIT)
-        except (BlockingIOError, OSError):  # it is full: the thread is about to look anyway; or closed: nobody will
-            pass
 
     def _run(self) -> None:
         try:
@@ -293,84 +279,82 @@ class Link:
                 self._failure = f"{type(error).__name__}: {error}"
                 self._changed.notify_all()
         finally:
-            self._socket.disable_monitor()
-            self._monitor.close(0)
-            self._socket.close(LINGER_MS if self._connected else 0)
-            self._context.term()
-            self._woken.close()
-            self._wake.close()
+            self._line.close()
 
     def _serve(self) -> None:
-        poller = zmq.Poller()
-        for source in (self._socket, self._monitor, self._woken):
-            poller.register(source, zmq.POLLIN)
         next_beat = time.monotonic()
         end: float | None = None
         while True:
             now = time.monotonic()
             if self._closing:
                 end = now + LINGER_MS / 1000 if end is None else end
-                if now >= end or not self._queue:
+                if now >= end or not len(self._outbox):
                     return
             if now >= next_beat:
                 next_beat = now + self._beat_s
                 self._beat_due = True
-            ready = dict(poller.poll(int((next_beat - now) * 1000) + 1))
-            if self._woken.fileno() in ready:
-                self._woken.recv(4096)
-            if self._monitor in ready:
-                self._watch_connection()
-            if self._socket in ready:
-                self._receive()
+                if self._pulse is not None:
+                    self._pulse()
+            self._line.wait(next_beat - now)
+            for made in self._line.changes():
+                if made:
+                    self._handshakes += 1
+                    self._welcome_due = self._handshakes > 1
+                    self._superseded = False
+                    self._line.send(encode(self._introduction()))
+            self._receive()
             self._flush()
 
-    def _watch_connection(self) -> None:
-        while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)["event"]
-            self._connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            if self._connected:
-                hello = msgspec.structs.replace(self._hello, sphere=self._heard.sphere)
-                self._socket.send(encode(hello), zmq.NOBLOCK)
-                self._handshakes += 1
-                if self._handshakes > 1:
-                    with self._changed:
-                        self._queue.extendleft(reversed(self._said.values()))
+    def _introduction(self) -> Hello:
+        """Hello; after a broken connection with what this sphere knows, for control may be another process now."""
+        heard, memory = self._heard, self._memory
+        if memory is not None:
+            memory = msgspec.structs.replace(memory, orders=list(heard.orders))
+        return msgspec.structs.replace(
+            self._hello,
+            sphere=heard.sphere,
+            incarnation=heard.incarnation,
+            memory=memory if self._handshakes > 1 else None,
+        )
 
     def _receive(self) -> None:
-        interrupt = False
         with self._changed:
             before = self._heard
-            while True:
-                try:
-                    frame = self._socket.recv(zmq.NOBLOCK)
-                except zmq.Again:
-                    break
-                message = decode_at_sphere(frame)
-                if isinstance(message, StoreReply):
-                    if message.request in self._replies:
-                        self._replies[message.request] = message
-                else:
-                    self._heard = hear(self._heard, message)
+            for frame in self._line.frames():
+                self._hear(decode_at_sphere(frame))
             heard = self._heard
             newer = heard.generation > before.generation or (heard.end is not None and before.end is None)
-            if newer and self._interrupt is not None:
-                interrupt = heard.ends(self._interrupt[1])
-            callback = self._interrupt[0] if self._interrupt else None
+            callback, after = self._interrupt or (None, heard.generation)
             self._changed.notify_all()
-        if interrupt and callback is not None:
+        if heard.expelled is not None and before.expelled is None:
+            log.error("control threw this sphere out: %s", heard.expelled.text)
+            self._leave(START_ANEW)
+        if newer and callback is not None and heard.ends(after):
             callback()
 
+    def _hear(self, message: ToSphere) -> None:
+        if isinstance(message, StoreReply):
+            if message.request in self._replies:
+                self._replies[message.request] = message
+            return
+        if isinstance(message, Welcome):
+            self._superseded = message.incarnation < self._heard.incarnation
+        if self._superseded:  # a predecessor that was stopped, and woke: its End ends nothing, it will hear of us
+            return
+        self._heard = hear(self._heard, message)
+        if isinstance(message, Welcome) and self._welcome_due:
+            self._welcome_due = False
+            self._outbox.say_again(message.rows_held)
+
     def _flush(self) -> None:
-        while self._connected:
+        while self._line.connected and not self._welcome_due:
             with self._changed:
-                frame = self._queue.popleft() if self._queue else self._due_beat()
+                frame = self._outbox.take() or self._due_beat()
             if frame is None:
                 return
-            try:
-                self._socket.send(frame, zmq.NOBLOCK)
-            except zmq.Again:  # control reads too slowly: the rest waits
+            if not self._line.send(frame):
                 with self._changed:
-                    self._queue.appendleft(frame)
+                    self._outbox.put_back(frame)
                 return
 
     def _due_beat(self) -> bytes | None:

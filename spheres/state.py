@@ -11,7 +11,9 @@ Laws
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import heapq
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -20,6 +22,7 @@ import msgspec
 from control.protocol import (
     NO_GENERATION,
     End,
+    Expelled,
     Generation,
     Go,
     Orders,
@@ -73,6 +76,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     seen: int | None = None
     """None: what the link itself has heard, which is nearly always right."""
     in_force: int = 0
+    accuses: int = 0
+    unreachable: list[int] = []
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class Heard:
     incarnation: int = 0
     welcome: Welcome | None = None
     refused: Refused | None = None
+    expelled: Expelled | None = None
     view: View | None = None
     go: Go | None = None
     """Of the view's generation, or None."""
@@ -124,6 +130,8 @@ def hear(heard: Heard, message: ToSphere) -> Heard:
             return _raise_to(heard, message.incarnation, welcome=message)
         case Refused():
             return replace(heard, refused=message) if heard.refused is None else heard
+        case Expelled():
+            return replace(heard, expelled=message) if heard.expelled is None else heard
         case View():
             return _hear_view(heard, message)
         case Go():
@@ -181,13 +189,44 @@ def share_out(units: int, members: Sequence[int], attempt: int) -> dict[int, lis
     attempt: turns the blocks by one sphere each, so that on a repetition no index comes back to the sphere that
     computed it last (unless it is alone): what only one machine sees is then not seen again.
     """
+    return deal(units, members, {}, attempt)
+
+
+def deal(units: int, members: Sequence[int], paces: Mapping[int, float], attempt: int) -> dict[int, list[int]]:
+    """Who computes which of the indices 0..units-1, so that the last one is done as early as can be.
+
+    Each unit goes to the sphere that would have finished it first; what a sphere gets in the end is one block. Bits
+    never depend on it. paces: seconds that a unit takes on a sphere; one without counts as the median. attempt: as in
+    `share_out`, which is the same without paces.
+    """
     if units < 0 or attempt < 0 or not members or len(set(members)) != len(members):
         raise ValueError(f"no deal of {units} units, attempt {attempt}, to the spheres {list(members)}")
-    size, longer = divmod(units, len(members))
-    deal: dict[int, list[int]] = {}
+    known = [paces[sphere] for sphere in members if paces.get(sphere, 0.0) > 0]
+    median = statistics.median(known) if known else 1.0
+    pace = [found if (found := paces.get(sphere, 0.0)) > 0 else median for sphere in members]
+    counts = [0] * len(members)
+    done_at = [(pace[rank], rank) for rank in range(len(members))]  # when one more unit would be finished
+    heapq.heapify(done_at)
+    for _ in range(units):
+        _, rank = done_at[0]
+        counts[rank] += 1
+        heapq.heapreplace(done_at, ((counts[rank] + 1) * pace[rank], rank))
+    shares: dict[int, list[int]] = {}
     start = 0
-    for block in range(len(members)):
-        end = start + size + (block < longer)
-        deal[members[(block + attempt) % len(members)]] = list(range(start, end))
-        start = end
-    return {sphere: deal[sphere] for sphere in members}
+    for rank, count in enumerate(counts):
+        shares[members[(rank + attempt) % len(members)]] = list(range(start, start + count))
+        start += count
+    return {sphere: shares[sphere] for sphere in members}
+
+
+def deal_further_on(owners: Sequence[int], members: Sequence[int]) -> dict[int, list[int]]:
+    """The deal of a repetition: each index to the member after the one that computed it last. owners: rank by index."""
+    shares: dict[int, list[int]] = {sphere: [] for sphere in members}
+    for index, rank in enumerate(owners):
+        shares[members[(rank + 1) % len(members)]].append(index)
+    return shares
+
+
+def operation_timeout_s(longest_step_s: float) -> float:
+    """What one collective may take: whoever is slow is waited for, a call that gloo forgot is not. 0: no step yet."""
+    return max(30.0, 10.0 * longest_step_s) if longest_step_s else 300.0

@@ -25,7 +25,7 @@ link.open(10.0)
 for line in sys.stdin:
     if line.strip() == "hold":
         link.send(Failed(text="holding"))
-        while link._queue:
+        while len(link._outbox):
             pass
         ctypes.PyDLL(None).usleep(2_000_000)
         link.send(Failed(text="held"))

@@ -308,20 +308,6 @@ def test_a_request_ends_with_its_generation_and_with_its_time(control: FakeContr
     assert isinstance(outcome[0], RunEnded) and outcome[0].status == "superseded"
 
 
-def test_after_a_broken_connection_the_sphere_says_who_it_is() -> None:
-    """Hello again, now with its id; what was sent in between arrives too (before it, if sent before we noticed)."""
-    first = FakeControl()
-    link = Link(first.address, HELLO, 1.0)
-    link.open(5.0)
-    first.close()
-    with FakeControl(port=first.port) as second:
-        link.send(failing("sent meanwhile"))
-        second.until(lambda: any(isinstance(message, Failed) for message in second.received))
-        hellos = [message for message in second.received if isinstance(message, Hello)]
-        assert hellos and all((hello.sphere, hello.path) == (7, "a/0") for hello in hellos)
-        link.close()
-
-
 def test_a_frame_that_is_no_message_breaks_the_link_aloud(control: FakeControl, link: Link) -> None:
     """Whoever uses the link next is told, waiting ones at once."""
     thread, outcome = in_thread(lambda: link.wait(lambda heard: heard.go, 20.0))
@@ -360,7 +346,7 @@ def test_close_gives_up_on_a_dead_control_within_a_second_or_so() -> None:
 
 def test_the_connection_is_watched_from_both_sides(control: FakeControl, link: Link) -> None:
     """ZMTP heartbeats are on at the sphere's own socket: they are what survives a held GIL."""
-    sock = link._socket
+    sock = link._line.socket
     assert sock.getsockopt(zmq.HEARTBEAT_IVL) == 200
     assert sock.getsockopt(zmq.HEARTBEAT_TIMEOUT) == 1000
     assert sock.getsockopt(zmq.HEARTBEAT_TTL) == 1000
