@@ -1,6 +1,7 @@
 """`python -m control`: one run's control process.
 
-Exit codes: 0 the run ended as it should, 1 it failed, 2 it could not be started (one sentence on stderr).
+Exit codes: 0 the run ended as it should, 1 it failed, 2 it could not be started (one sentence on stderr), 3 another
+control acts for the run.
 When it is bound, FOLDER/control.json says where; logs go to stderr.
 """
 
@@ -51,9 +52,10 @@ def _settings(arguments: list[str]) -> Settings:
     parser.add_argument("--run-id", required=True)
     parser.add_argument("--tree", default="2x2")
     parser.add_argument("--listen", default="tcp://127.0.0.1:*")
-    parser.add_argument("--silence-s", type=float, default=5.0)
+    parser.add_argument("--silence-s", type=float, default=1.0)
     parser.add_argument("--lifeline", action="store_true", help="end at once when stdin ends")
     parser.add_argument("--die-with-parent", action="store_true", help="also when stopped, and its parent dies (Linux)")
+    parser.add_argument("--adopt", action="store_true", help="the ledger is lost: take over what the spheres tell")
     given = parser.parse_args(arguments)
     if given.die_with_parent and sys.platform == "linux":
         _die_with_parent()
@@ -64,6 +66,7 @@ def _settings(arguments: list[str]) -> Settings:
         listen=given.listen,
         silence_s=given.silence_s,
         lifeline=given.lifeline,
+        adopt=given.adopt,
     )
 
 

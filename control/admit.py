@@ -1,7 +1,7 @@
 """From a message to a fact: what a sphere or client said becomes an event, a refusal, or nothing because it is stale.
 
 What speaks for another generation than the newest is dropped before it is looked at: its sender will hear the newer
-View and say again what is still true.
+View and say again what is still true. A row is the exception: a version is unique, whoever made it when.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from .events import (
     OrderGiven,
+    Remembered,
     SphereBeat,
     SphereCame,
     SphereClosed,
@@ -23,7 +24,21 @@ from .events import (
     SphereReturned,
 )
 from .membership import is_same_process, why_not_equal, why_not_here
-from .protocol import Ask, Beat, Closed, Failed, Generation, Hello, Proof, Ready, Row, Wanted
+from .protocol import (
+    NO_GENERATION,
+    Ask,
+    Beat,
+    Closed,
+    Failed,
+    Generation,
+    Hello,
+    Memory,
+    Position,
+    Proof,
+    Ready,
+    Row,
+    Wanted,
+)
 from .state import State
 
 ORDERS = ("pause", "resume", "stop", "set_learning_rate")
@@ -48,23 +63,69 @@ class Already:
     text: str
 
 
-def admit_hello(state: State, hello: Hello, now_s: float) -> SphereCame | SphereReturned | Refusal:
+@dataclass(frozen=True)
+class Fenced:
+    """This control must not act for the run, and why: one sentence for whoever started it."""
+
+    text: str
+
+
+def admit_hello(
+    state: State, hello: Hello, now_s: float
+) -> SphereCame | SphereReturned | Remembered | Refusal | Fenced:
     """A seat for a sphere, its old seat for one that is back, or why not. A refusal does not end the run: the sphere
-    that is expected here may still come."""
+    that is expected here may still come. After Remembered, ask again."""
+    if hello.run_id == state.run_id:
+        news = _of_another_control(state, hello, now_s)
+        if news is not None:
+            return news
     why = why_not_here(state, hello)
     if why:
         return Refusal(why)
     seat = state.seat_at(hello.path)
-    if seat is None:
-        return SphereCame(sphere=state.next_sphere, hello=hello, at_s=now_s)
-    if hello.sphere in (0, seat.sphere) and is_same_process(seat, hello):
-        return SphereReturned(sphere=seat.sphere, at_s=now_s)
-    return Refusal(f"sphere {hello.path}: it says it is number {hello.sphere}; the path's is {seat.sphere} [LW405]")
+    if seat is not None and is_same_process(seat, hello):
+        if hello.sphere in (0, seat.sphere):
+            return SphereReturned(sphere=seat.sphere, at_s=now_s)
+        return Refusal(f"sphere {hello.path}: it says it is number {hello.sphere}; the path's is {seat.sphere} [LW405]")
+    if hello.sphere and state.remembers and hello.sphere not in state.seats:
+        return SphereCame(sphere=hello.sphere, hello=hello, at_s=now_s)
+    if hello.sphere:
+        return Refusal(f"sphere {hello.path}: number {hello.sphere} was given up; start it anew [LW405]")
+    return SphereCame(sphere=state.next_sphere, hello=hello, at_s=now_s)
+
+
+def _of_another_control(state: State, hello: Hello, now_s: float) -> Remembered | Fenced | None:
+    """What a sphere says of a control before, or beside, this one."""
+    known = hello.sphere < state.next_sphere or (state.remembers and hello.sphere in state.seats)
+    if hello.incarnation <= state.incarnation and (known or hello.memory is None):
+        newer = hello.memory is not None and state.remembers and hello.memory.generation > state.running
+        if not newer:
+            return None
+    if not state.remembers:
+        if hello.incarnation > state.incarnation:
+            return Fenced(superseded(state, hello.path, hello.incarnation))
+        return Fenced(
+            f"sphere {hello.path} is number {hello.sphere} of this run, of which this ledger knows nothing: give "
+            "control the run's own ledger, or start it with --adopt if that is lost [LW523]"
+        )
+    memory = hello.memory or Memory(generation=NO_GENERATION, members=[], position=Position())
+    incarnation = max(state.incarnation, hello.incarnation + 1)
+    return Remembered(memory=memory, incarnation=incarnation, at_s=now_s)
+
+
+def superseded(state: State, path: str, incarnation: int) -> str:
+    """Why a control ends itself that hears of a later one."""
+    return (
+        f"sphere {path} obeys control number {incarnation} of this run, this one is number {state.incarnation}: it "
+        "acts no more [LW523]"
+    )
 
 
 def admit(state: State, sphere: int, message: FromMember, now_s: float) -> SphereEvent | None:
     """The fact in a seated sphere's message, or None: stale, or from one that is no member."""
     seat = state.seats[sphere]
+    if seat.expelled:
+        return None
     match message:
         case Proof():
             if seat.proof is not None or seat.refused or state.ended is not None:
@@ -83,7 +144,8 @@ def admit(state: State, sphere: int, message: FromMember, now_s: float) -> Spher
             if fresh and _is_member(state, sphere):
                 return SphereReady(sphere=sphere, ready=message, at_s=now_s)
         case Row():
-            if _speaks_for_running(state, sphere, message.generation) and 0 <= message.version < VERSIONS_MAX:
+            # Also from a former generation: a version is unique, and a report that is kept for long is still true.
+            if seat.proof is not None and state.begun is not None and 0 <= message.version < VERSIONS_MAX:
                 return SphereReported(sphere=sphere, row=message, at_s=now_s)
         case Closed():
             if _speaks_for_running(state, sphere, message.generation):

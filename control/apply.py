@@ -8,17 +8,21 @@ from typing import assert_never
 
 from .errors import IllegalMove
 from .events import (
+    Adopted,
     Event,
     EverybodyLeft,
     GenerationBegun,
     GenerationProposed,
     OrderGiven,
     OrderTook,
+    Remembered,
     RunEnded,
     Sent,
+    SphereBarred,
     SphereBeat,
     SphereCame,
     SphereClosed,
+    SphereExpelled,
     SphereFailed,
     SphereLost,
     SphereProved,
@@ -26,11 +30,14 @@ from .events import (
     SphereRefused,
     SphereReported,
     SphereReturned,
+    VersionSettled,
 )
-from .protocol import Beat, End, Go, Orders, Row, Tick, View
+from .membership import follows
+from .protocol import NO_GENERATION, Beat, End, Expelled, Go, How, Orders, Row, Tick, View
 from .state import ControlStatus, Order, Seat, State, Told, moved
 from .totals import booked, closed, held_up, wait_s
-from .versions import founded, reported
+from .tree import SphereTree
+from .versions import founded, reported, settle
 
 REQUESTS_KEPT = 1024
 
@@ -39,22 +46,27 @@ def apply(state: State, event: Event) -> State:
     """The state after `event`."""
     match event:
         case SphereCame():
-            if event.sphere != state.next_sphere:
-                raise IllegalMove(f"sphere {event.sphere} came; the next id is {state.next_sphere}")
-            seat = Seat(sphere=event.sphere, hello=event.hello, heard_s=event.at_s)
-            sphere_at = {**state.sphere_at, seat.path: event.sphere}
-            return replace(_seated(state, seat), sphere_at=sphere_at, next_sphere=event.sphere + 1)
+            return _came(state, event)
         case SphereReturned():
             seat = state.seats[event.sphere]
             told = Told(tick=seat.told.tick)  # Ticks are counted on: a sphere drops a number it has heard.
-            return _seated(state, replace(seat, connected=True, heard_s=event.at_s, told=told))
+            waits_s = event.at_s if not seat.connected else seat.waits_s
+            back = replace(seat, connected=True, heard_s=event.at_s, waits_s=waits_s, told=told)
+            return _seated(state, back)
         case SphereLost():
             seat = state.seats[event.sphere]
             return _seated(state, replace(seat, connected=False, lost_s=event.at_s)) if seat.connected else state
         case SphereProved():
-            return _seated(state, replace(_heard(state, event.sphere, event.at_s), proof=event.proof))
+            seat = replace(_heard(state, event.sphere, event.at_s), proof=event.proof, waits_s=event.at_s)
+            return replace(_seated(state, seat), proof=state.proof or event.proof)
         case SphereRefused():
             return _seated(state, replace(_heard(state, event.sphere, event.at_s), refused=event.text))
+        case SphereExpelled():
+            return _seated(state, replace(state.seats[event.sphere], expelled=event.text))
+        case SphereBarred():
+            seat = state.seats[event.sphere]
+            barred = replace(seat, barred_s=event.until_s, bars=seat.bars + 1, broke_s=None)
+            return replace(_seated(state, barred), broken=0)
         case SphereBeat():
             return _seated(state, _beaten(state, event))
         case SphereReady():
@@ -76,6 +88,12 @@ def apply(state: State, event: Event) -> State:
             return _ordered(state, event)
         case OrderTook():
             return _took(state, event)
+        case VersionSettled():
+            return replace(state, versions=settle(state.versions, event.sphere, event.row))
+        case Adopted():
+            return replace(state, adopting_s=None)
+        case Remembered():
+            return _remembered(state, event)
         case RunEnded():
             return replace(state, ended=event, status=moved(state.status, ControlStatus.STOPPING))
         case EverybodyLeft():
@@ -92,17 +110,80 @@ def _heard(state: State, sphere: int, at_s: float) -> Seat:
     return replace(state.seats[sphere], heard_s=at_s)
 
 
+def _came(state: State, event: SphereCame) -> State:
+    hello = event.hello
+    if event.sphere in state.seats or (event.sphere != state.next_sphere and not state.remembers):
+        raise IllegalMove(f"sphere {event.sphere} came; the next id is {state.next_sphere}")
+    seat = Seat(sphere=event.sphere, hello=hello, heard_s=event.at_s)
+    seats = dict(state.seats)
+    former = state.seat_at(hello.path)
+    if former is not None:
+        seat = replace(seat, account=former.account)  # What was done at this path goes on being counted.
+    for old in state.seats.values():
+        if old.path == hello.path:
+            lost_s = old.lost_s if not old.connected else event.at_s
+            seats[old.sphere] = replace(
+                old, connected=False, lost_s=lost_s, dead=old.dead or follows(hello, old), waits_s=0.0
+            )
+            if old.sphere not in state.line() and all(old.sphere != member.sphere for member in state.members):
+                del seats[old.sphere]
+    seats[event.sphere] = seat
+    paths = state.paths if hello.path in state.paths else SphereTree.of((*state.paths, hello.path)).paths
+    return replace(
+        state,
+        seats=seats,
+        sphere_at={**state.sphere_at, hello.path: event.sphere},
+        next_sphere=max(state.next_sphere, event.sphere + 1),
+        paths=paths,
+    )
+
+
+def _remembered(state: State, event: Remembered) -> State:
+    """What a sphere knows becomes what control knows, as far as it is newer."""
+    memory = event.memory
+    orders = state.orders
+    for wanted in memory.orders[len(orders) :]:
+        orders = (*orders, Order(wanted, "remembered", 0))
+    if memory.generation <= state.running:
+        return replace(state, incarnation=event.incarnation, orders=orders)
+    spheres = [member.sphere for member in memory.members]
+    begun = GenerationBegun(
+        generation=memory.generation,
+        members=tuple(memory.members),
+        position=memory.position,
+        deal={sphere: [] for sphere in spheres},
+        how=dict.fromkeys(spheres, How.HERE),
+    )
+    status = state.status
+    if status is ControlStatus.INITIALIZING:
+        status = moved(status, ControlStatus.RUNNING)
+    paths = SphereTree.of(tuple(dict.fromkeys((*state.paths, *(member.path for member in memory.members))))).paths
+    return replace(
+        state,
+        incarnation=event.incarnation,
+        orders=orders,
+        orders_in_view=len(orders),
+        generation=memory.generation,
+        members=tuple(memory.members),
+        begun=begun,
+        status=status,
+        paths=paths,
+        next_sphere=max([state.next_sphere, *(sphere + 1 for sphere in spheres)]),
+    )
+
+
 def _beaten(state: State, event: SphereBeat) -> Seat:
     seat, beat = state.seats[event.sphere], event.beat
-    broke = state.begun is not None and beat.failed_in == state.running
+    broke = beat.failed_in == state.generation and beat.failed_in != NO_GENERATION
     broke_s = (seat.broke_s if seat.broke_s is not None else event.at_s) if broke else None
     same = seat.beat is not None and _stand(seat.beat) == _stand(beat)
     stands_s = seat.stands_s if same else event.at_s
-    return replace(seat, heard_s=event.at_s, beat=beat, stands_s=stands_s, broke_s=broke_s)
+    worked = seat.worked or beat.units_done > 0 or beat.position.version > 0
+    return replace(seat, heard_s=event.at_s, beat=beat, stands_s=stands_s, broke_s=broke_s, worked=worked)
 
 
 def _stand(beat: Beat) -> tuple[object, ...]:
-    return beat.generation, beat.phase, beat.position, beat.closing
+    return beat.generation, beat.phase, beat.position, beat.closing, beat.units_done
 
 
 def _with_row(state: State, event: SphereReported) -> State:
@@ -112,7 +193,12 @@ def _with_row(state: State, event: SphereReported) -> State:
     last = state.seat_at(row.slowest) if row.slowest is not None and account is not seat.account else None
     if last is not None and last.sphere != seat.sphere:
         seats[last.sphere] = replace(last, account=held_up(last.account, wait_s(row)))
-    return replace(state, seats=seats, versions=reported(state.versions, event.sphere, row, state.exact))
+    for sphere in row.suspects:
+        if sphere in seats:
+            seats[sphere] = replace(seats[sphere], suspected=True)
+    versions = reported(state.versions, event.sphere, row, state.exact, event.known)
+    made = versions.newest is not state.versions.newest
+    return replace(state, seats=seats, versions=versions, broken=0 if made else state.broken)
 
 
 def _told(state: State, event: Sent) -> Told:
@@ -127,7 +213,7 @@ def _told(state: State, event: Sent) -> Told:
             return replace(told, order=max(told.order, orders[-1].number), order_s=event.at_s)
         case Tick(number=number):
             return replace(told, tick=number, tick_s=event.at_s)
-        case End():
+        case End() | Expelled():
             return replace(told, over=True)
         case _:
             return told
@@ -136,10 +222,12 @@ def _told(state: State, event: Sent) -> Told:
 def _proposed(state: State, event: GenerationProposed) -> State:
     if event.generation <= state.generation:
         raise IllegalMove(f"generation {event.generation} proposed after {state.generation}; they only rise")
-    seats = {sphere: replace(seat, ready=None, closed=None) for sphere, seat in state.seats.items()}
+    seats = {sphere: replace(seat, ready=None, closed=None, broke_s=None) for sphere, seat in state.seats.items()}
+    same = {member.sphere for member in event.members} == {member.sphere for member in state.members}
     return replace(
         state,
         seats=seats,
+        broken=state.broken + 1 if same else 0,
         generation=event.generation,
         members=event.members,
         proposed_s=event.at_s,
@@ -150,14 +238,20 @@ def _proposed(state: State, event: GenerationProposed) -> State:
 def _begun(state: State, event: GenerationBegun) -> State:
     if event.generation != state.generation:
         raise IllegalMove(f"generation {event.generation} begun; the newest proposed is {state.generation}")
-    versions = state.versions
+    versions, digest = state.versions, state.founded
     if event.founding:
         row = Row(generation=event.generation, version=event.position.version, digest=event.digest)
-        versions = founded(versions, row, event.donor)
+        versions, digest = founded(versions, row, event.members[0].sphere), event.digest
     status = state.status
     if status is ControlStatus.INITIALIZING:
         status = moved(status, ControlStatus.RUNNING)
-    return replace(state, begun=event, versions=versions, status=status)
+    begun = replace(state, begun=event, versions=versions, status=status, founded=digest)
+    return replace(begun, seats={sphere: seat for sphere, seat in begun.seats.items() if _counts(begun, seat)})
+
+
+def _counts(state: State, seat: Seat) -> bool:
+    """Whether anything may still depend on it: the dead of former generations are forgotten."""
+    return seat.sphere in state.line() or state.sphere_at.get(seat.path) == seat.sphere
 
 
 def _ordered(state: State, event: OrderGiven) -> State:

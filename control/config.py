@@ -19,14 +19,16 @@ class Settings:
     """One control process: its folder, its run, where it listens, who it expects.
 
     silence_s: the one time-out; the others derive from it. lifeline: stdin is a pipe whose end means the launcher died.
+    adopt: the ledger is lost, so take the spheres' word for what the run is; its former control is known to be dead.
     """
 
     folder: Path
     run_id: str
     tree: str = "2x2"
     listen: str = "tcp://127.0.0.1:*"
-    silence_s: float = 5.0
+    silence_s: float = 1.0
     lifeline: bool = False
+    adopt: bool = False
 
     def __post_init__(self) -> None:
         if not _RUN_ID.fullmatch(self.run_id):

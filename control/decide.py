@@ -1,33 +1,27 @@
 """What control concludes from what it sees: a chain of small rules, the first that has something to say is heard.
 
-Blame. When a sphere dies its neighbours' collectives break, and their reports may come first. So whoever says only
-"the generation broke" is not blamed while a lost connection or silence may still name the one who broke it.
-
-Membership is fixed: a sphere that is lost ends the run, in one sentence that says who, where and why.
+A lost sphere ends nothing: the others go on in a new generation, and a successor joins it (losses, generations,
+rollcall). What ends a run is its end, an order, or what would come again on whichever machine: bad data, a model that
+raises, NaN under the policy to stop, a version that contradicts what was agreed.
 """
 
 from __future__ import annotations
 
-from .events import Event, EverybodyLeft, GenerationBegun, GenerationProposed, OrderTook, RunEnded
-from .membership import carry_on, found, members_of, readys_of
-from .protocol import NO_GENERATION, Phase
+from .deal import is_worth
+from .events import Event, EverybodyLeft, OrderGiven, OrderTook, RunEnded, VersionSettled
+from .generations import adopted, proposed
+from .losses import barred, expelled
+from .paces import measured
+from .protocol import Phase, Wanted
+from .rollcall import begun, readys_of
 from .state import ControlStatus, Seat, State
-from .versions import Conflict
-
-BLAME_S = 0.4
-"""A closed connection may stand again, and one who died at the same moment may have died first: wait so long."""
-
-ALL_LOST_S = 2.0
-"""All at once looks like control itself having been stopped or cut off: they may all come back."""
+from .versions import Conflict, settled
 
 LEAVE_S = 5.0
 """From End to exit: what has not left by then is somebody else's to kill."""
 
 COME_S = 120.0
 """From control's start to the last Hello: importing torch on a machine that is busy takes its time."""
-
-SILENCES = 3
-"""A sphere whose connection stands but whose heartbeat has been missing for so many silence_s is lost."""
 
 
 def decide(state: State, now_s: float) -> Event | None:
@@ -38,16 +32,18 @@ def decide(state: State, now_s: float) -> Event | None:
         _refused(state, now_s)
         or _failed(state, now_s)
         or _contradicted(state, now_s)
-        or _lost(state, now_s)
-        or _silent(state, now_s)
-        or _broken(state, now_s)
+        or adopted(state, now_s)
+        or (expelled(state, now_s) if state.adopting_s is None else None)
+        or _settled(state)
         or _parted(state, now_s)
         or _not_come(state, now_s)
         or _stopped_before_it_began(state, now_s)
-        or _next_generation(state, now_s)
+        or _barred(state, now_s)
+        or proposed(state, now_s)
         or _roll_called(state, now_s)
         or _order_in_force(state)
         or _closed(state, now_s)
+        or _dealt_anew(state)
     )
 
 
@@ -55,6 +51,8 @@ def _all_left(state: State, now_s: float) -> Event | None:
     if state.ended is None or state.status is ControlStatus.STOPPED:
         return None
     gone = all(not seat.connected for seat in state.seats.values())
+    if state.adopting_s is not None and now_s < state.adopting_s:
+        return None  # It ended before control started anew: who has not heard of it is about to come back.
     return EverybodyLeft(at_s=now_s) if gone or now_s - state.ended.at_s > LEAVE_S else None
 
 
@@ -63,14 +61,17 @@ def _fail(reason: str, now_s: float, usage: bool = False) -> RunEnded:
 
 
 def _refused(state: State, now_s: float) -> Event | None:
-    texts = [seat.refused for seat in state.seats.values() if seat.refused]
+    """Before the run has begun it needs everybody; later a sphere that does not fit is left outside."""
+    texts = [seat.refused for seat in state.seats.values() if seat.refused] if state.begun is None else []
     return _fail(texts[0], now_s) if texts else None
 
 
 def _failed(state: State, now_s: float) -> Event | None:
+    """What a member of the run says it can't do would fail on the others too; a sick one is the exception."""
     for seat in state.seats.values():
-        if seat.failed is not None:
-            return _fail(f"{seat.name} failed {seat.doing}: {seat.failed.text}", now_s, seat.failed.usage)
+        if seat.failed is not None and not seat.failed.sick and not seat.expelled:
+            if state.begun is None or seat.sphere in state.line():
+                return _fail(f"{seat.name} failed {seat.doing}: {seat.failed.text}", now_s, seat.failed.usage)
     return None
 
 
@@ -87,48 +88,13 @@ def _conflict_text(state: State, conflict: Conflict) -> str:
     )
 
 
-def _lost(state: State, now_s: float) -> Event | None:
-    lost = [seat for seat in state.seats.values() if not seat.connected]
-    if not lost:
-        return None
-    first = min(lost, key=lambda seat: seat.lost_s)
-    all_at_once = len(lost) == len(state.seats) > 1
-    if now_s - first.lost_s < (ALL_LOST_S if all_at_once else BLAME_S):
-        return None
-    quiet_s = first.lost_s - first.heard_s
-    others = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-    lost_so = f"{first.name} was lost {first.doing}{others}"
-    if quiet_s < state.silence_s / 2:
-        return _fail(f"{lost_so}: its connection closed [LW406]", now_s)
-    return _fail(f"{lost_so}: nothing was heard from it for {quiet_s:.1f} s [LW407]", now_s)
+def _settled(state: State) -> Event | None:
+    claim = settled(state.versions)
+    return VersionSettled(sphere=claim.sphere, row=claim.row) if claim else None
 
 
-def _silent(state: State, now_s: float) -> Event | None:
-    limit_s = SILENCES * state.silence_s
-    for seat in state.seats.values():
-        if now_s - seat.heard_s > limit_s:
-            return _fail(f"{seat.name} was lost {seat.doing}: not heard for {limit_s:g} s [LW407]", now_s)
-    return None
-
-
-def _broken(state: State, now_s: float) -> Event | None:
-    broken = [seat for seat in state.seats.values() if seat.broke_s is not None]
-    if not broken or any(not seat.connected for seat in state.seats.values()):
-        return None
-    first = min(broken, key=_broke_s)
-    if now_s - _broke_s(first) < state.silence_s + BLAME_S:
-        return None
-    quiet = max(state.seats.values(), key=lambda seat: now_s - seat.heard_s)
-    if now_s - quiet.heard_s > state.silence_s / 2:
-        return _fail(f"{quiet.name} was lost {quiet.doing}: not heard for {now_s - quiet.heard_s:.1f} s [LW407]", now_s)
-    busy = [seat for seat in state.seats.values() if seat.broke_s is None and seat.beat is not None]
-    busy = [seat for seat in busy if seat.beat is not None and seat.beat.phase is Phase.COMPUTING]
-    waited = f"; {busy[0].name} is still {busy[0].doing}" if busy else ""
-    return _fail(f"{first.name} could not exchange with its peers, though all are here{waited} [LW408]", now_s)
-
-
-def _broke_s(seat: Seat) -> float:
-    return seat.broke_s if seat.broke_s is not None else float("inf")
+def _barred(state: State, now_s: float) -> Event | None:
+    return barred(state, now_s) if state.begun is not None and state.adopting_s is None else None
 
 
 def _parted(state: State, now_s: float) -> Event | None:
@@ -182,35 +148,15 @@ def _stopped_before_it_began(state: State, now_s: float) -> Event | None:
     return None
 
 
-def _next_generation(state: State, now_s: float) -> Event | None:
-    if state.generation != NO_GENERATION:
-        return None
-    members = members_of(state)
-    if members is None:
-        return None
-    return GenerationProposed(generation=(state.incarnation, state.generation[1] + 1), members=members, at_s=now_s)
-
-
 def _roll_called(state: State, now_s: float) -> Event | None:
-    if state.generation == state.running:
+    """Once all have answered; a Ready that stays out is a lost sphere."""
+    if state.generation == state.running or state.adopting_s is not None:
         return None
     readys = readys_of(state)
     if readys is None:
-        return _roll_call_overdue(state, now_s)
-    begun = found(state, readys) if state.begun is None else carry_on(state, readys)
-    return begun if isinstance(begun, GenerationBegun) else _fail(begun, now_s)
-
-
-def _roll_call_overdue(state: State, now_s: float) -> Event | None:
-    """A Ready that stays out is a lost sphere, unless its main thread is at work: that ends by itself."""
-    limit_s = 2 * SILENCES * state.silence_s
-    if now_s - state.proposed_s < limit_s:
         return None
-    for seat in state.member_seats():
-        waits = seat.beat is not None and seat.beat.phase is not Phase.COMPUTING
-        if waits and (seat.ready is None or seat.ready.generation != state.generation):
-            return _fail(f"{seat.name} did not answer the roll call within {limit_s:g} s [LW409]", now_s)
-    return None
+    beginning = begun(state, readys)
+    return _fail(beginning, now_s) if isinstance(beginning, str) else beginning
 
 
 def _order_in_force(state: State) -> Event | None:
@@ -265,3 +211,18 @@ def _closed(state: State, now_s: float) -> Event | None:
     stopped = any(closed.reason == "stopped" for _, closed in closings)
     reason = f"stopped at version {first.version}" if stopped else f"reached version {first.version}"
     return RunEnded(status="stopped" if stopped else "completed", reason=reason, at_s=now_s)
+
+
+def _dealt_anew(state: State) -> Event | None:
+    """Another deal of micro-batches, where what was measured says that it saves a notable part of the time."""
+    if state.generation != state.running or state.wanted.stopped or state.proof is None:
+        return None
+    if any(order.version is None for order in state.orders):
+        return None
+    paces = measured(state)
+    spheres = [member.sphere for member in state.members]
+    if paces is None or not is_worth(state.proof.micro_batches, spheres, state.wanted.paces, paces):
+        return None
+    fields = {name: getattr(state.wanted, name) for name in state.wanted.__struct_fields__}
+    wanted = Wanted(**{**fields, "paces": paces, "number": state.wanted.number + 1})
+    return OrderGiven(wanted=wanted, what="deal", request="")

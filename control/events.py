@@ -14,6 +14,7 @@ from .protocol import (
     Hello,
     How,
     Member,
+    Memory,
     Position,
     Proof,
     Ready,
@@ -81,9 +82,12 @@ class SphereReady:
 
 @dataclass(frozen=True, kw_only=True)
 class SphereReported:
+    """known: what the ledger holds of that version, where it is older than what control keeps in mind."""
+
     sphere: int
     row: Row
     at_s: float
+    known: Row | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,25 @@ class SphereClosed:
 class SphereFailed:
     sphere: int
     failed: Failed
+    at_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SphereExpelled:
+    """It is stuck, silent or sick: whatever it says from now on counts for nothing. A successor is welcome."""
+
+    sphere: int
+    text: str
+    at_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SphereBarred:
+    """Its peers can't reach it, though control can: it is left out until the clock says `until_s`."""
+
+    sphere: int
+    text: str
+    until_s: float
     at_s: float
 
 
@@ -121,17 +144,22 @@ class GenerationProposed:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationBegun:
-    """The ledger's "last running generation": written before the first Go is sent. Holds all that the Gos say."""
+    """The ledger's "last running generation": written before the first Go is sent. Holds all that the Gos say.
+
+    donors: sphere -> whom it fetches from. known, in_force_at: as in Go.
+    """
 
     generation: Generation
+    members: tuple[Member, ...]
     position: Position
     deal: dict[int, list[int]]
     how: dict[int, How]
     keep: list[int] = field(default_factory=list)
-    donor: int = 0
+    donors: dict[int, int] = field(default_factory=dict)
     record: Record | None = None
     in_force: int = 0
-    lr_table: dict[int, float] = field(default_factory=dict)
+    in_force_at: dict[int, int] = field(default_factory=dict)
+    known: int = -1
     founding: bool = False
     digest: str | None = None
     """Of the weights at `position`, where it is known."""
@@ -150,6 +178,31 @@ class OrderTook:
 
     number: int
     version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionSettled:
+    """Two spheres had claimed a version with other weights; a tail has found whose are everybody's: this row's."""
+
+    sphere: int
+    row: Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adopted:
+    """A control that started anew has found its generation running, or has waited long enough for it."""
+
+    whole: bool
+    at_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembered:
+    """A control without a ledger takes up what a sphere knows of the run."""
+
+    memory: Memory
+    incarnation: int
+    at_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,9 +233,21 @@ SphereEvent: TypeAlias = (
     | SphereReported
     | SphereClosed
     | SphereFailed
+    | SphereExpelled
+    | SphereBarred
 )
 Event: TypeAlias = (
-    SphereEvent | Sent | GenerationProposed | GenerationBegun | OrderGiven | OrderTook | RunEnded | EverybodyLeft
+    SphereEvent
+    | Sent
+    | GenerationProposed
+    | GenerationBegun
+    | OrderGiven
+    | OrderTook
+    | VersionSettled
+    | Adopted
+    | Remembered
+    | RunEnded
+    | EverybodyLeft
 )
 
 DURABLE = (
@@ -193,10 +258,15 @@ DURABLE = (
     SphereReported,
     SphereClosed,
     SphereFailed,
+    SphereExpelled,
+    SphereBarred,
     GenerationProposed,
     GenerationBegun,
     OrderGiven,
     OrderTook,
+    VersionSettled,
+    Adopted,
+    Remembered,
     RunEnded,
 )
 """In the ledger before anyone hears of them. The rest is said again by whoever it is about."""

@@ -20,6 +20,7 @@ import os
 import sqlite3
 import struct
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -35,13 +36,15 @@ from .events import (
     GenerationProposed,
     OrderGiven,
     OrderTook,
+    Remembered,
     RunEnded,
     SphereClosed,
     SphereReported,
+    VersionSettled,
 )
 from .protocol import Row
-from .record import TOTALS
-from .status import Totals
+from .record import PROGRESS, TOTALS
+from .status import Progress, Totals
 
 SCHEMA_VERSION = 1
 
@@ -152,6 +155,61 @@ class Ledger:
         """Note what each path's spheres have done so far, in place of the last such note."""
         self.set(TOTALS, msgspec.to_builtins(totals))
 
+    def note_progress(self, progress: Progress) -> None:
+        """Note the best and last figures of all versions so far, in place of the last such note."""
+        self.set(PROGRESS, msgspec.to_builtins(progress))
+
+    # ---------------------------------------------------------------- read back, by a control that starts anew
+
+    def facts(self) -> Iterator[Event]:
+        """All that happened, in order, but for the versions' rows. Raises LedgerError."""
+        kinds: dict[str, type[Any]] = {kind.__name__: kind for kind in DURABLE}
+        for kind, text in self._execute("SELECT kind, json FROM events ORDER BY n", ()).fetchall():
+            try:
+                event: Event = msgspec.json.decode(text, type=kinds[kind])
+            except (KeyError, msgspec.MsgspecError) as error:
+                raise LedgerError(f"ledger {self.path}: a {kind} in it can't be read: {error} [LW521]") from None
+            yield event
+
+    def row(self, version: int) -> Row | None:
+        """The row of a version of the newest lineage, as it stands."""
+        found = self._execute(
+            "SELECT row, digest FROM versions WHERE version = ? ORDER BY lineage DESC LIMIT 1", (version,)
+        ).fetchone()
+        return self._as_row(*found) if found else None
+
+    def newest_rows(self, count: int) -> list[Row]:
+        """The last rows, the oldest first."""
+        found = self._execute("SELECT row, digest FROM versions ORDER BY lineage DESC, version DESC LIMIT ?", (count,))
+        return [self._as_row(text, digest) for text, digest in reversed(found.fetchall())]
+
+    def rows_after(self, version: int) -> list[Row]:
+        """The rows of all later versions, in order."""
+        found = self._execute("SELECT row, digest FROM versions WHERE version > ? ORDER BY version", (version,))
+        return [self._as_row(text, digest) for text, digest in found.fetchall()]
+
+    def held(self) -> int:
+        """The highest version without a gap below it; -1 for none."""
+        versions = [
+            version for (version,) in self._execute("SELECT DISTINCT version FROM versions ORDER BY version", ())
+        ]
+        return next((place for place, version in enumerate(versions) if place != version), len(versions)) - 1
+
+    def totals(self) -> dict[str, Totals]:
+        """By path, as they were noted last."""
+        return msgspec.convert(self.get(TOTALS) or {}, dict[str, Totals])
+
+    def progress(self) -> Progress:
+        """As it was noted last."""
+        return msgspec.convert(self.get(PROGRESS) or {}, Progress)
+
+    def _as_row(self, text: str, digest: str | None) -> Row:
+        try:
+            row = msgspec.json.decode(text, type=Row)
+        except msgspec.MsgspecError as error:
+            raise LedgerError(f"ledger {self.path}: a version in it can't be read: {error} [LW521]") from None
+        return row if digest is None or row.digest == digest else msgspec.structs.replace(row, digest=digest)
+
     def get(self, key: str) -> Any:
         """What was noted under `key`, or None."""
         found = self._execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
@@ -196,7 +254,7 @@ class Ledger:
             case GenerationProposed(generation=(incarnation, number), members=members):
                 paths = json.dumps([member.path for member in members])
                 self._execute(
-                    "INSERT INTO generations(incarnation, number, members) VALUES (?, ?, ?)",
+                    "INSERT OR IGNORE INTO generations(incarnation, number, members) VALUES (?, ?, ?)",
                     (incarnation, number, paths),
                 )
             case GenerationBegun(generation=(incarnation, number), position=position):
@@ -219,6 +277,15 @@ class Ledger:
                     "UPDATE versions SET state = 'agreed', digest = coalesce(digest, ?) WHERE version = ?",
                     (closed.digest, closed.version),
                 )
+            case VersionSettled(row=row):
+                check = None if row.check is None else str(row.check)
+                self._execute(
+                    'UPDATE versions SET digest = ?, "check" = ?, row = ? WHERE lineage = ? AND version = ?',
+                    (row.digest, check, msgspec.json.encode(row).decode(), row.lineage, row.version),
+                )
+            case Remembered(incarnation=incarnation):
+                self.incarnation = incarnation
+                self._set("incarnation", incarnation)
             case RunEnded():
                 self._ended(event.status, event.reason, event.usage)
             case _:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from .decide import decide
 from .events import Event, GenerationBegun
-from .protocol import End, Go, How, Orders, Phase, Tick, ToSphere, View
+from .protocol import NO_GENERATION, End, Expelled, Go, How, Orders, Phase, Tick, ToSphere, View
 from .state import Seat, State
 
 AGAIN_S = 1.0
@@ -56,10 +56,16 @@ def _for_seat(state: State, seat: Seat, is_member: bool, now_s: float) -> Iterat
         if not seat.told.over:
             yield End(status=state.ended.status, reason=state.ended.reason)
         return
+    if seat.expelled:
+        if not seat.told.over:
+            yield Expelled(text=seat.expelled)
+        return
     if is_member:
         yield from _view(state, seat, now_s)
         yield from _go(state, seat, now_s)
         yield from _orders(state, seat, now_s)
+    elif seat.beat is not None and NO_GENERATION < seat.beat.generation < state.generation:
+        yield from _view(state, seat, now_s)  # Left out, or back from silence: its own generation is over.
     if now_s - seat.told.tick_s >= tick_s(state.silence_s):
         echo = seat.beat.number if seat.beat else 0
         held = max(state.versions.held, 0)
@@ -99,10 +105,12 @@ def go_for(begun: GenerationBegun, sphere: int) -> Go:
         how=how,
         keep=sphere in begun.keep,
         deal=begun.deal,
-        donor=begun.donor if How.FETCH in begun.how.values() else 0,
+        donor=begun.donors.get(sphere, 0),
+        digest=begun.digest,
         record=begun.record if how is How.RECORD else None,
         in_force=begun.in_force,
-        lr_table=begun.lr_table,
+        in_force_at=begun.in_force_at,
+        known=begun.known,
     )
 
 

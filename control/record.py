@@ -15,6 +15,9 @@ from .errors import LedgerError
 from .protocol import Closed
 from .status import Totals
 
+PROGRESS = "progress"
+"""The note that holds the best and last figures: a Progress."""
+
 TOTALS = "totals"
 """The note that holds what each path's spheres have done: a dict of path -> Totals."""
 
@@ -51,6 +54,8 @@ class OrderRecord:
     learning_rate: float | None
     version: int | None
     """From which it was in force; None: it never was."""
+    paused: bool = False
+    """Whether the run was to be paused once it was in force."""
 
 
 @dataclass(frozen=True)
@@ -160,10 +165,11 @@ def _read(connection: sqlite3.Connection) -> RunRecord:
             )
         ],
         orders=[
-            OrderRecord(number, what, json.loads(wanted).get("learning_rate"), version)
-            for number, what, wanted, version in connection.execute(
+            OrderRecord(number, what, wanted.get("learning_rate"), version, bool(wanted.get("paused")))
+            for number, what, text, version in connection.execute(
                 "SELECT number, what, wanted, version FROM orders ORDER BY number"
             )
+            for wanted in [json.loads(text)]
         ],
         closings=closings,
         failures=_failures(events, paths),

@@ -8,21 +8,27 @@ from .admit import Already
 from .delays import slow_link, slowest
 from .epochs import epoch_status
 from .events import (
+    Adopted,
     Event,
     EverybodyLeft,
     GenerationBegun,
     GenerationProposed,
     OrderGiven,
     OrderTook,
+    Remembered,
     RunEnded,
+    SphereBarred,
     SphereCame,
+    SphereExpelled,
     SphereFailed,
     SphereLost,
     SphereProved,
     SphereRefused,
     SphereReported,
     SphereReturned,
+    VersionSettled,
 )
+from .generations import TAKEOVER_S, waits_for
 from .protocol import Answer, Ask, Phase, Row
 from .protocol import Event as Story
 from .state import Seat, State
@@ -71,7 +77,27 @@ def status_of(state: State, now_s: float) -> Status:
         recent=merged(recent.values()),
         slowest=slowest({seat.path: seat.account.laps for seat in state.seats.values()}),
         slow_link=slow_link(totals.round_trips, step_s),
+        alarm=alarm_of(state, now_s),
     )
+
+
+def alarm_of(state: State, now_s: float) -> str:
+    """What somebody should look at, in a sentence; empty if all is well."""
+    if state.ended is not None:
+        return ""
+    missing = waits_for(state, now_s)
+    if missing and state.adopting_s is None:
+        names = ", ".join(seat.name for seat in missing[:3])
+        return (
+            f"nobody of the running generation is here and none is known dead; waiting for {names} before anybody else "
+            f"may carry on (at most {TAKEOVER_S:g} s) [LW411]"
+        )
+    called = state.generation != state.running and state.begun is not None
+    if called and now_s - state.proposed_s > 10 * state.silence_s:
+        return (
+            "no sphere holds a state and none can read v0.safetensors: put the file back into the run's folder [LW412]"
+        )
+    return ""
 
 
 def totals_by_path(state: State) -> dict[str, Totals]:
@@ -165,7 +191,7 @@ def story_of(before: State, event: Event, after: State) -> Story | None:
     """One line for those who watch, or None for what is nobody's news."""
     match event:
         case SphereReported(row=row):
-            if row.version in before.versions.claims or row.version not in after.versions.claims:
+            if row.version <= before.versions.top or row.version > after.versions.top:
                 return None
             return Story(kind="row", text=_version_text(row), row=row)
         case SphereCame(hello=hello):
@@ -180,6 +206,17 @@ def story_of(before: State, event: Event, after: State) -> Story | None:
             seat = after.seats[sphere]
             what = "left" if after.ended else "lost its connection"
             return Story(kind="sphere", text=f"{seat.name} {what}")
+        case SphereExpelled(text=text):
+            return Story(kind="sphere", text=f"thrown out: {text}")
+        case SphereBarred(text=text, until_s=until_s, at_s=at_s):
+            return Story(kind="sphere", text=f"left out for {until_s - at_s:.1f} s: {text}")
+        case VersionSettled(sphere=sphere, row=row):
+            return Story(kind="sphere", text=f"version {row.version} is sphere {after.seats[sphere].path}'s after all")
+        case Adopted(whole=whole):
+            how = "as it was" if whole else "but not whole"
+            return Story(kind="state", text=f"control {after.incarnation} found the run going on, {how}")
+        case Remembered(memory=memory, incarnation=incarnation):
+            return Story(kind="state", text=f"control {incarnation} learned of generation {memory.generation}")
         case SphereFailed(sphere=sphere, failed=failed):
             return Story(kind="sphere", text=f"{after.seats[sphere].name} failed: {failed.text}")
         case GenerationProposed(generation=generation, members=members):

@@ -13,8 +13,9 @@ import logging
 import os
 import signal
 import time
+from dataclasses import replace
 
-from .admit import ORDERS, Already, Refusal, admit, admit_hello, admit_order
+from .admit import ORDERS, Already, Fenced, Refusal, admit, admit_hello, admit_order, superseded
 from .apply import apply
 from .config import Settings
 from .door import Arrived, Door
@@ -23,6 +24,7 @@ from .events import (
     DURABLE,
     Event,
     GenerationProposed,
+    Remembered,
     RunEnded,
     Sent,
     SphereLost,
@@ -30,13 +32,14 @@ from .events import (
     SphereReported,
     SphereReturned,
 )
+from .journal import Journal
 from .ledger import Ledger
-from .metrics import metrics_line
 from .plan import Decide, Send, plan
-from .protocol import Answer, Ask, FromSphere, Hello, Refused, StoreAdd, StoreDelete, StoreGet, StoreSet, Welcome
+from .protocol import Answer, Ask, Beat, FromSphere, Hello, Refused, Row, StoreRequest, Welcome
+from .recall import recalled
 from .rendezvous import Rendezvous
 from .report import answer_late, answer_order, status_of, story_of, totals_by_path, tree_text
-from .state import ControlStatus, State
+from .state import ControlStatus
 from .watchers import Watchers
 from .wire import decode_at_control, encode
 
@@ -44,6 +47,9 @@ log = logging.getLogger("control")
 
 TURN_S = 0.1
 NOTE_EVERY_S = 2.0
+FENCED = 3
+"""The exit code of a control that must not act for its run."""
+
 LATE_S = 0.5
 """A turn that took longer counts as so much: control itself was asleep, nobody else was silent."""
 
@@ -72,14 +78,12 @@ class Server:
         self.clock = AwakeClock()
         self.rendezvous = Rendezvous()
         self.watchers = Watchers(door)
-        self.state = State(
-            run_id=settings.run_id,
-            paths=settings.paths,
-            tree=settings.tree,
-            incarnation=ledger.incarnation,
-            silence_s=settings.silence_s,
-            began_s=self.clock.now_s(),
-        )
+        self.state = recalled(ledger, settings, self.clock.now_s())
+        self.journal = Journal(settings.folder)
+        self.journal.catch_up(ledger.rows_after(max(self.journal.newest, 0)), self._micro_batches)
+        if self.state.begun is not None and self.state.generation == self.state.running:
+            self.rendezvous.begin(self.state.generation)
+        self._fenced = ""
         self._identity_of: dict[int, bytes] = {}
         self._sphere_of: dict[bytes, int] = {}
         self._outbox: list[tuple[bytes, bytes]] = []
@@ -95,8 +99,13 @@ class Server:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_term)
 
+    @property
+    def _micro_batches(self) -> int:
+        return self.state.proof.micro_batches if self.state.proof else 0
+
     def run(self) -> int:
-        """Until the run has ended and everybody has left. 0: it ended as it should, also by stop; 1: it failed."""
+        """Until the run has ended and everybody has left. 0: it ended as it should, also by stop; 1: it failed;
+        FENCED: another control acts for it, and nobody was told anything."""
         if self.settings.lifeline:
             self.door.watch(0)
         while self.state.status is not ControlStatus.STOPPED:
@@ -106,6 +115,9 @@ class Server:
                 self._hear(now_s)
                 if 0 in ready and not os.read(0, 4096):
                     return self._end_at_once("the launcher died [LW514]", now_s)
+                if self._fenced:
+                    log.error("%s", self._fenced)
+                    return FENCED
                 if self._terms > self._terms_seen and self._obey_term(now_s):
                     return self._end_at_once("ended at once by a second SIGTERM [LW514]", now_s)
                 self._settle(now_s)
@@ -135,6 +147,7 @@ class Server:
         if begun and not self._ledger_broke and now_s - self._noted_s >= due_s:
             self._noted_s = now_s
             self.ledger.note_totals(totals_by_path(self.state))
+            self.ledger.note_progress(self.state.versions.progress)
 
     def _happen(self, event: Event, now_s: float) -> None:
         """One fact: applied, written, and told at the next flush. Raises LedgerError with the fact applied."""
@@ -152,8 +165,7 @@ class Server:
             if before.versions.row(event.row.version) is self.state.versions.row(event.row.version):
                 return  # All that it says is in the ledger already.
             if story is not None:
-                with open(self.settings.folder / "metrics.jsonl", "ab") as file:
-                    file.write(metrics_line(event.row, self.state.proof.micro_batches if self.state.proof else 0))
+                self.journal.write(event.row, self._micro_batches)
         if isinstance(event, RunEnded):
             self._note_totals(now_s, 0.0)
         self.ledger.record(event)
@@ -197,6 +209,12 @@ class Server:
 
     def _on_hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
         event = admit_hello(self.state, hello, now_s)
+        if isinstance(event, Remembered):
+            self._happen(event, now_s)
+            event = admit_hello(self.state, hello, now_s)
+        if isinstance(event, Fenced | Remembered):
+            self._fenced = event.text if isinstance(event, Fenced) else "what spheres remember has no end [LW901]"
+            return
         if isinstance(event, Refusal):
             log.warning("refused: %s", event.text)
             self._outbox.append((identity, encode(Refused(text=event.text))))
@@ -207,24 +225,36 @@ class Server:
         self._identity_of[event.sphere] = identity
         self._sphere_of[identity] = event.sphere
         self._happen(event, now_s)
-        welcome = Welcome(sphere=event.sphere, incarnation=self.state.incarnation)
+        held = self.state.versions.held
+        welcome = Welcome(sphere=event.sphere, incarnation=self.state.incarnation, rows_held=held)
         self._outbox.append((identity, encode(welcome)))
 
     def _on_sphere(self, heard: Arrived, message: FromSphere, now_s: float) -> None:
         sphere = self._sphere_of.get(heard.identity)
         if sphere is None or isinstance(message, Hello):
             return
+        if isinstance(message, Beat) and message.incarnation > self.state.incarnation:
+            self._fenced = superseded(self.state, self.state.seats[sphere].path, message.incarnation)
+            return
         if heard.live and not self.state.seats[sphere].connected:
             self._happen(SphereReturned(sphere=sphere, at_s=now_s), now_s)
-        if isinstance(message, StoreSet | StoreGet | StoreAdd | StoreDelete):
+        if isinstance(message, StoreRequest):
             for who, reply in self.rendezvous.handle(sphere, message):
                 self._outbox.append((self._identity_of[who], encode(reply)))
             return
         event = admit(self.state, sphere, message, now_s)
+        if isinstance(event, SphereReported):
+            event = replace(event, known=self._known(event.row))
         if event is not None:
             self._happen(event, now_s)
         if isinstance(event, SphereRefused):
             self._outbox.append((heard.identity, encode(Refused(text=event.text))))
+
+    def _known(self, row: Row) -> Row | None:
+        """What the ledger holds of a version that is made, or told, again."""
+        versions = self.state.versions
+        old = row.version <= versions.held and row.version not in versions.claims
+        return self.ledger.row(row.version) if old and not self._ledger_broke else None
 
     def _on_ask(self, identity: bytes, ask: Ask, now_s: float) -> None:
         if ask.what in ORDERS:

@@ -78,10 +78,24 @@ class Seat:
     closed: Closed | None = None
     failed: Failed | None = None
     refused: str = ""
+    expelled: str = ""
+    """Why it was thrown out; empty: it was not."""
+    dead: bool = False
+    """Its supervisor has seen it dead: a closed connection alone is no proof."""
+    barred_s: float = 0.0
+    """Left out until then."""
+    bars: int = 0
+    """How often that has happened to it."""
+    waits_s: float = 0.0
+    """Since when it could take part."""
     stands_s: float = 0.0
-    """Since when its heartbeats say the same phase, position and tail."""
+    """Since when its heartbeats say the same phase, position, tail and micro-batches."""
+    worked: bool = False
+    """It has finished a micro-batch: from then on it can be stuck."""
     broke_s: float | None = None
-    """Since when it says that the running generation failed."""
+    """Since when it says that the newest generation failed."""
+    suspected: bool = False
+    """It raised a flag that a repetition on others did not confirm."""
     version: int = 0
     account: Account = field(default_factory=Account)
     told: Told = field(default_factory=Told)
@@ -128,6 +142,14 @@ class State:
     sphere_at: dict[str, int] = field(default_factory=dict)
     """Who came last at each path."""
     next_sphere: int = 1
+    proof: Proof | None = None
+    """The first that was accepted; everybody's is equal to it."""
+    founded: str | None = None
+    """The digest of v0, once the run has begun."""
+    adopting_s: float | None = None
+    """Started anew, and until then waiting for what runs already; None: not any more."""
+    remembers: bool = False
+    """It has no ledger of the run and takes the spheres' word for it (--adopt)."""
     generation: Generation = NO_GENERATION
     """The newest proposed."""
     members: tuple[Member, ...] = ()
@@ -138,6 +160,8 @@ class State:
     orders: tuple[Order, ...] = ()
     requests: dict[str, int] = field(default_factory=dict)
     """Request id of a client -> number of the order it made or found."""
+    broken: int = 0
+    """Generations in a row that broke before they made a version, though nobody was lost."""
     versions: Versions = field(default_factory=Versions)
     ended: RunEnded | None = None
 
@@ -162,15 +186,14 @@ class State:
         proof = self.proof
         return proof.fingerprint if proof else {}
 
-    @property
-    def proof(self) -> Proof | None:
-        """The first proof accepted: seats keep the order in which spheres came, and an unequal one is never kept."""
-        return next((seat.proof for seat in self.seats.values() if seat.proof), None)
-
     def seat_at(self, path: str) -> Seat | None:
         """The seat of the sphere that took `path`."""
         sphere = self.sphere_at.get(path)
         return self.seats[sphere] if sphere is not None else None
+
+    def line(self) -> set[int]:
+        """The members of the running generation: only who was one of them may carry on while one of them lives."""
+        return set(self.begun.deal) if self.begun else set()
 
     def member_seats(self) -> list[Seat]:
         """The members' seats of the newest generation, in tree order."""

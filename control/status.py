@@ -185,3 +185,5 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     recent: Totals = Totals()
     slowest: Waited | None = None
     slow_link: Link | None = None
+    alarm: str = ""
+    """What somebody should look at; empty if all is well."""

@@ -2,7 +2,8 @@
 
 Laws
   1. The first row of a version claims it. A row of a later version proves that a tail found it equal on all: agreed.
-  2. In exact mode a version is unique: two rows of it with other checks or digests are a conflict that ends the run.
+  2. In exact mode a version is unique. What contradicts an agreed one, in a replay too, is a conflict that ends the
+     run. Two claims that differ are rivals: the next tail finds out which of the two spheres was sick.
   3. `held` is the highest version without a gap below it: what spheres need not repeat.
 """
 
@@ -16,7 +17,7 @@ from .protocol import Row
 from .status import Best, Progress
 
 WINDOW = 64
-"""Versions kept to compare late rows with. Spheres are at most one transition apart, so this is plenty."""
+"""Versions up to `held` that are kept to compare late rows with: older ones are in the ledger."""
 
 RECENT = 21
 
@@ -53,6 +54,8 @@ class Versions:
     """All rows so far, the newest of them in full."""
 
     claims: dict[int, Claim] = field(default_factory=dict)
+    rivals: tuple[Claim, ...] = ()
+    """Rows that differ from the claim of their version, which is not agreed yet."""
     held: int = -1
     agreed: int = -1
     newest: Row | None = None
@@ -61,11 +64,18 @@ class Versions:
     progress: Progress = field(default_factory=Progress)
     recent_s: tuple[float, ...] = ()
     """Seconds of the last steps, as their first reporters measured them."""
+    longest_s: float = 0.0
+    """Of all steps."""
 
     @property
     def version(self) -> int:
         """The newest version that exists; 0 before the first row."""
         return self.newest.version if self.newest else 0
+
+    @property
+    def top(self) -> int:
+        """The same, -1 before anything is known of any."""
+        return self.newest.version if self.newest else -1
 
     @property
     def step_s(self) -> float | None:
@@ -103,35 +113,73 @@ def founded(versions: Versions, row: Row, sphere: int) -> Versions:
     )
 
 
-def reported(versions: Versions, sphere: int, row: Row, exact: bool) -> Versions:
-    """After one sphere's row. A conflict is kept, not raised: what to do about it is `decide`'s."""
-    if row.version <= versions.version - WINDOW:
+def reported(versions: Versions, sphere: int, row: Row, exact: bool, known: Row | None = None) -> Versions:
+    """After one sphere's row. A conflict is kept, not raised: what to do about it is `decide`'s.
+
+    known: what the ledger holds of this version, if it is too old to be among the claims.
+    """
+    old = versions.claims.get(row.version) or (Claim(known, 0) if known is not None else None)
+    if old is None and row.version <= versions.held:
         return versions
-    old = versions.claims.get(row.version)
     if old is not None:
-        what = differs(old.row, row) if exact else ""
-        if what and versions.conflict is None:
-            return replace(versions, conflict=Conflict(row.version, what, old, Claim(row, sphere)))
-        if (old.row.digest is None and row.digest is not None) or (old.row.check is None and row.check is not None):
-            merged = Claim(filled_in(old.row, row), old.sphere)
-            return replace(versions, claims={**versions.claims, row.version: merged})
-        return versions
-    claims = {version: claim for version, claim in versions.claims.items() if version > row.version - WINDOW}
-    claims[row.version] = Claim(row, sphere)
+        return _compared(versions, old, Claim(row, sphere), exact)
+    claims = {**versions.claims, row.version: Claim(row, sphere)}
     held = versions.held
     while held + 1 in claims:
         held += 1
-    seconds = row.seconds.get("step")
+    claims = {version: claim for version, claim in claims.items() if version > held - WINDOW}
+    seconds = row.seconds.get("step") or 0.0
     return replace(
         versions,
         claims=claims,
+        rivals=tuple(rival for rival in versions.rivals if rival.row.version >= row.version - 1),
         held=held,
         agreed=max(versions.agreed, row.version - 1),
         epoch=after(versions.epoch, row),
         progress=_progressed(versions.progress, row),
         newest=row if row.version >= versions.version else versions.newest,
         recent_s=(*versions.recent_s, seconds)[-RECENT:] if seconds else versions.recent_s,
+        longest_s=max(versions.longest_s, seconds if math.isfinite(seconds) else 0.0),
     )
+
+
+def _compared(versions: Versions, old: Claim, new: Claim, exact: bool) -> Versions:
+    """A row of a version that is claimed already: the same, more of it, a rival, or a contradiction."""
+    version = old.row.version
+    what = differs(old.row, new.row) if exact else ""
+    if what and version <= versions.agreed:
+        return replace(versions, conflict=versions.conflict or Conflict(version, what, old, new))
+    if what:
+        known = any(rival.sphere == new.sphere and rival.row.version == version for rival in versions.rivals)
+        return versions if known else replace(versions, rivals=(*versions.rivals, new))
+    lacks = (old.row.digest is None and new.row.digest is not None) or (
+        old.row.check is None and new.row.check is not None
+    )
+    if lacks and version in versions.claims:
+        merged = Claim(filled_in(old.row, new.row), old.sphere)
+        return replace(versions, claims={**versions.claims, version: merged})
+    return versions
+
+
+def settled(versions: Versions) -> Claim | None:
+    """The rival that a tail has proved right: its sphere made the next version, and the claimant did not."""
+    for rival in versions.rivals:
+        after_it = versions.claims.get(rival.row.version + 1)
+        claim = versions.claims.get(rival.row.version)
+        if (
+            after_it is not None
+            and after_it.sphere == rival.sphere
+            and claim is not None
+            and claim.row is not rival.row
+        ):
+            return rival
+    return None
+
+
+def settle(versions: Versions, sphere: int, row: Row) -> Versions:
+    """The claim of a version becomes this row; its rivals are over."""
+    rivals = tuple(rival for rival in versions.rivals if rival.row.version != row.version)
+    return replace(versions, claims={**versions.claims, row.version: Claim(row, sphere)}, rivals=rivals)
 
 
 def _progressed(progress: Progress, row: Row) -> Progress:

@@ -1,0 +1,118 @@
+"""When a generation is to begin, and with whom: pure decisions over the state.
+
+There is one kind of generation, whatever happened: somebody was lost, came, came back, or a collective failed. It may
+begin at any moment, in the middle of a step too.
+
+Whose lineage (PROTOCOL: two trees under one ledger). Only members of the generation that was last told to go may carry
+on, while one of them lives. If none of them is here, control waits for one; but not for those that are known dead.
+"""
+
+from __future__ import annotations
+
+from .events import Adopted, GenerationProposed
+from .losses import is_gone, is_here
+from .protocol import NO_GENERATION, Generation, Member
+from .state import Seat, State
+
+JOIN = 0.2
+"""Of silence_s: those who come are collected for so long, so that ten who come at once cost one generation."""
+
+BROKEN = 0.6
+"""Of silence_s: when collectives failed and nobody is lost, so long for somebody to be lost, or out of reach."""
+
+TAKEOVER_S = 60.0
+"""With every member of the running generation silent, and none proved dead, others carry on after so long."""
+
+
+def proposed(state: State, now_s: float) -> GenerationProposed | None:
+    """The next generation, if there has to be one now."""
+    if state.adopting_s is not None:
+        return None
+    here = members_here(state, now_s)
+    if not here:
+        return None
+    if state.begun is None:
+        anew = _can_be_founded(state, here)
+    else:
+        anew = _is_due(state, here, now_s) and not waits_for(state, now_s)
+    return GenerationProposed(generation=_next(state), members=here, at_s=now_s) if anew else None
+
+
+def members_here(state: State, now_s: float) -> tuple[Member, ...]:
+    """Everybody who could take part now, in tree order."""
+    seats = [seat for path in state.paths if (seat := state.seat_at(path)) is not None]
+    return tuple(
+        Member(sphere=seat.sphere, path=seat.path, address=seat.hello.address, port=seat.hello.port)
+        for seat in seats
+        if is_here(state, seat, now_s)
+    )
+
+
+def waits_for(state: State, now_s: float) -> list[Seat]:
+    """The members of the running generation that nothing can go on without; empty if it can.
+
+    All silent at once looks like control being cut off from a tree that is training: then it does nothing.
+    """
+    if state.begun is None:
+        return []
+    line = [state.seats[sphere] for sphere in state.line() if sphere in state.seats]
+    if any(is_here(state, seat, now_s) for seat in line):
+        return []
+    missing = [seat for seat in line if not (seat.dead or seat.expelled)]
+    if missing and now_s - max(_silent_since_s(seat) for seat in missing) > TAKEOVER_S:
+        return []
+    return missing
+
+
+def adopted(state: State, now_s: float) -> Adopted | None:
+    """Whether a control that started anew has found its generation, or has waited long enough for it."""
+    if state.adopting_s is None:
+        return None
+    if state.begun is not None and all(_runs_on(state, sphere) for sphere in state.line()):
+        return Adopted(whole=True, at_s=now_s)
+    if now_s >= state.adopting_s and not (state.remembers and state.begun is None):
+        return Adopted(whole=False, at_s=now_s)
+    return None
+
+
+def _runs_on(state: State, sphere: int) -> bool:
+    seat = state.seats.get(sphere)
+    beat = seat.beat if seat is not None and seat.connected else None
+    return beat is not None and beat.generation == state.running and beat.failed_in != state.running
+
+
+def _can_be_founded(state: State, here: tuple[Member, ...]) -> bool:
+    """Everybody who is expected is here, and has not been called together as they are."""
+    if {member.path for member in here} != set(state.paths):
+        return False
+    return here != state.members or any(state.seats[member.sphere].broke_s is not None for member in here)
+
+
+def _is_due(state: State, here: tuple[Member, ...], now_s: float) -> bool:
+    ids = {member.sphere for member in here}
+    seats = state.member_seats()
+    if any(seat.sphere not in ids and _is_out(state, seat, now_s) for seat in seats):
+        return True
+    if any(seat.sphere not in ids for seat in seats):
+        return False  # A connection that may stand again in a moment.
+    broke = [seat.broke_s for seat in seats if seat.broke_s is not None]
+    if broke and now_s - min(broke) >= BROKEN * state.silence_s:
+        return True
+    called = {member.sphere for member in state.members}
+    waiting = [state.seats[sphere] for sphere in ids - called]
+    if not waiting or state.generation != state.running or any(seat.closed is not None for seat in seats):
+        return False
+    return now_s - min(max(seat.waits_s, seat.barred_s) for seat in waiting) >= JOIN * state.silence_s
+
+
+def _is_out(state: State, seat: Seat, now_s: float) -> bool:
+    return is_gone(state, seat, now_s) or seat.barred_s > now_s
+
+
+def _next(state: State) -> Generation:
+    incarnation, number = state.generation if state.generation != NO_GENERATION else (state.incarnation, 0)
+    return (state.incarnation, number + 1 if incarnation == state.incarnation else 1)
+
+
+def _silent_since_s(seat: Seat) -> float:
+    return seat.heard_s if seat.connected else seat.lost_s

@@ -1,0 +1,156 @@
+"""Who is lost: gone, silent, stuck, sick or out of reach. Pure decisions over the state.
+
+A closed connection is a loss after a tenth of silence_s, for it may stand again; whoever else is lost is told so
+(expelled), since it may be alive: it leaves, and a successor under another id is welcome.
+
+What is judged is control's own awake time: a control that was stopped finds nobody silent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import combinations
+
+from .events import SphereBarred, SphereExpelled
+from .protocol import Phase
+from .state import Seat, State
+
+SILENCES = 3
+"""A sphere that speaks, but whose heartbeats are missing or whose main thread does not move for so many silence_s."""
+
+STEPS = 5
+"""Nor is it stuck before so many times the longest step has passed."""
+
+GRACE = 0.1
+"""Of silence_s: a connection that broke may stand again."""
+
+BUILDS = 3
+"""Generations that broke in a row without anybody being lost, before the youngest is left out for a while."""
+
+BAR_S = (1.0, 30.0)
+"""How long a sphere that its peers can't reach is left out: doubled each time, between these."""
+
+
+def is_gone(state: State, seat: Seat, now_s: float) -> bool:
+    """Whether it is no longer to be counted on: thrown out, replaced, or its connection has been closed for too long.
+
+    A neighbour whose collective broke is a second witness: then the closed connection counts at once.
+    """
+    if seat.expelled or seat.failed is not None or state.sphere_at.get(seat.path) != seat.sphere:
+        return True
+    if seat.connected:
+        return False
+    broke = any(other.broke_s is not None for other in state.seats.values())
+    return broke or now_s - seat.lost_s >= GRACE * state.silence_s
+
+
+def is_here(state: State, seat: Seat, now_s: float) -> bool:
+    """Whether it could take part in a generation now."""
+    if not seat.connected or seat.proof is None or seat.refused or seat.barred_s > now_s:
+        return False
+    return not is_gone(state, seat, now_s) and now_s - seat.heard_s <= SILENCES * state.silence_s
+
+
+def expelled(state: State, now_s: float) -> SphereExpelled | None:
+    """The next sphere to be thrown out, and why."""
+    for seat in state.seats.values():
+        if seat.expelled or seat.refused or not seat.connected:
+            continue
+        why = _why(state, seat, now_s)
+        if why:
+            return SphereExpelled(sphere=seat.sphere, text=f"{seat.name} {why}", at_s=now_s)
+    return None
+
+
+def _why(state: State, seat: Seat, now_s: float) -> str:
+    if seat.failed is not None:
+        if seat.failed.sick:
+            return f"can't trust its memory: {seat.failed.text}"
+        if state.begun is not None and seat.sphere not in state.line():
+            return f"came to join and failed: {seat.failed.text}"
+        return ""
+    if seat.suspected:
+        return "raised a flag that a repetition on others did not confirm [LW304]"
+    accusers = _accusers(state, seat)
+    if accusers:
+        return f"made the tail unsound, say {accusers} of its peers [LW304]"
+    limit_s = SILENCES * state.silence_s
+    if now_s - seat.heard_s > limit_s:
+        return f"was lost {seat.doing}: not heard for {limit_s:g} s, though its connection stands [LW407]"
+    if seat.sphere not in {member.sphere for member in state.members}:
+        return ""
+    return _why_stuck(state, seat, now_s) or _why_unready(state, seat, now_s)
+
+
+def _accusers(state: State, seat: Seat) -> int:
+    """How many of its peers say so, if they are at least half of them."""
+    peers = [state.seats[member.sphere] for member in state.members if member.sphere != seat.sphere]
+    say = [
+        peer
+        for peer in peers
+        if peer.beat is not None and peer.beat.failed_in == state.generation and peer.beat.accuses == seat.sphere
+    ]
+    return len(say) if 2 * len(say) >= len(peers) else 0
+
+
+def _why_stuck(state: State, seat: Seat, now_s: float) -> str:
+    """Only who computes can be stuck, and never the only one that is left."""
+    if seat.beat is None or seat.beat.phase is not Phase.COMPUTING or not seat.worked or seat.beat.failed_in != (0, 0):
+        return ""
+    limit_s = max(SILENCES * state.silence_s, STEPS * state.versions.longest_s)
+    alone = not any(
+        other is not seat and other.sphere in state.line() and is_here(state, other, now_s)
+        for other in state.seats.values()
+    )
+    if alone or now_s - seat.stands_s <= limit_s:
+        return ""
+    return f"is stuck {seat.doing}: no progress for {now_s - seat.stands_s:.1f} s [LW407]"
+
+
+def _why_unready(state: State, seat: Seat, now_s: float) -> str:
+    """A Ready that stays out, from one whose main thread is not at work: that would end by itself."""
+    if state.generation == state.running or seat.beat is None or seat.beat.phase is Phase.COMPUTING:
+        return ""
+    if seat.ready is not None and seat.ready.generation == state.generation:
+        return ""
+    limit_s = SILENCES * state.silence_s
+    if now_s - max(state.proposed_s, seat.stands_s) <= limit_s:
+        return ""
+    return f"did not answer the roll call within {limit_s:g} s [LW409]"
+
+
+def barred(state: State, now_s: float) -> SphereBarred | None:
+    """The sphere to be left out because peers can't reach it: the fewest that cover all broken pairs, one at a time.
+
+    Without evidence, generations that break again and again would never end: the youngest is left out for a while.
+    """
+    here = {member.sphere for member in state.members if is_here(state, state.seats[member.sphere], now_s)}
+    if len(here) < 2:
+        return None
+    pairs = _broken_pairs(state, here)
+    if pairs:
+        counted = Counter(sphere for pair in pairs for sphere in pair)
+        sphere = max(counted, key=lambda each: (counted[each], each))
+        others = ", ".join(sorted(state.seats[next(iter(pair - {sphere}))].path for pair in pairs if sphere in pair))
+        return _bar(state, sphere, f"and sphere {others} can't reach each other [LW408]", now_s)
+    if state.broken >= BUILDS:
+        return _bar(
+            state, max(here), "is left out: generations broke again and again, for no known cause [LW408]", now_s
+        )
+    return None
+
+
+def _broken_pairs(state: State, here: set[int]) -> set[frozenset[int]]:
+    pairs = set()
+    for sphere in here:
+        beat = state.seats[sphere].beat
+        if beat is not None and beat.failed_in == state.generation:
+            pairs |= {frozenset((sphere, other)) for other in beat.unreachable if other in here and other != sphere}
+    return {pair for pair in pairs if pair in map(frozenset, combinations(here, 2))}
+
+
+def _bar(state: State, sphere: int, text: str, now_s: float) -> SphereBarred:
+    seat = state.seats[sphere]
+    least_s, most_s = BAR_S
+    until_s = now_s + min(least_s * state.silence_s * 2**seat.bars, most_s)
+    return SphereBarred(sphere=sphere, text=f"{seat.name} {text}", until_s=until_s, at_s=now_s)
