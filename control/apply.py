@@ -52,7 +52,7 @@ def apply(state: State, event: Event) -> State:
             told = Told(tick=seat.told.tick)  # Ticks are counted on: a sphere drops a number it has heard.
             waits_s = event.at_s if not seat.connected else seat.waits_s
             back = replace(seat, connected=True, heard_s=event.at_s, waits_s=waits_s, told=told)
-            return _seated(state, back)
+            return _seated(_looking_again(state, event), back)
         case SphereLost():
             seat = state.seats[event.sphere]
             return _seated(state, replace(seat, connected=False, lost_s=event.at_s)) if seat.connected else state
@@ -108,6 +108,15 @@ def _seated(state: State, seat: Seat) -> State:
 
 def _heard(state: State, sphere: int, at_s: float) -> Seat:
     return replace(state.seats[sphere], heard_s=at_s)
+
+
+def _looking_again(state: State, event: SphereReturned) -> State:
+    """The first to be back after the whole line was away: it was control that was stopped, or cut off, and the others
+    are about to come back too. Until they have had the time, nobody is lost."""
+    line = state.line()
+    if event.sphere not in line or any(state.seats[sphere].connected for sphere in line if sphere in state.seats):
+        return state
+    return replace(state, adopting_s=max(state.adopting_s or 0.0, event.at_s + state.silence_s))
 
 
 def _came(state: State, event: SphereCame) -> State:
