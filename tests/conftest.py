@@ -1,0 +1,10 @@
+"""What every test counts on."""
+
+from __future__ import annotations
+
+import signal
+
+# A shell without job control starts what it puts into the background with SIGINT ignored, and children inherit that:
+# the tests that send Ctrl-C would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
