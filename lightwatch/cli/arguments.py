@@ -47,6 +47,8 @@ def build_parser(version: str) -> Parser:
         _add_where(_command(commands, order, help_text))
     _add_sample(_command(commands, "sample", "let a trained model write"))
     _add_run(_command(commands, "run", "run your own script on a tree"))
+    _add_chaos(_command(commands, "chaos", "train twice, once with faults, and compare the bits"))
+    _add_verify(_command(commands, "verify", "check what a run left: its ledger, its files, and steps made again"))
     _add_explain(_command(commands, "explain", "say what causes and cures an error, by its code"))
     return parser
 
@@ -59,7 +61,7 @@ def parse(argv: list[str], version: str) -> argparse.Namespace:
         parser.prog = f"{parser.prog} {found.command or ''}".rstrip()
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if found.command is None:
-        parser.error("a command is missing: train, status, pause, resume, stop, sample, run or explain")
+        parser.error("a command is missing: train, status, pause, resume, stop, sample, run, chaos or explain")
     return found
 
 
@@ -113,6 +115,47 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     rest.required = False  # else argparse asks for it beside a SCRIPT that is missing
 
 
+def _add_chaos(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tree", metavar="T", default=DEFAULT_TREE, help=f"{_TREE_HELP} (default: {DEFAULT_TREE})")
+    parser.add_argument("--steps", metavar="N", type=_whole, default=60, help="of each run (default: 60)")
+    parser.add_argument("--seed", metavar="S", type=_whole, default=1, help="of the run and of its faults (default: 1)")
+    parser.add_argument("--data", metavar="PATH", default=None, help="a text file, a folder or a glob")
+    parser.add_argument("--config", metavar="FILE", default=None, help="a TOML file; flags go over it")
+    for flag, count, what in (
+        ("--sphere-kills", 10, "spheres killed by SIGKILL"),
+        ("--supervisor-kills", 1, "supervisors killed, each with its sphere"),
+        ("--template-kills", 1, "kills of the template that spheres are forked from"),
+        ("--control-kills", 3, "kills of control"),
+        ("--both-kills", 1, "kills of a sphere and control at once"),
+        ("--stops", 3, "SIGSTOPs of 0.1 to 10 s, of spheres, control, supervisors, the template in turn"),
+        ("--joins", 2, "spheres that join at a new path"),
+        ("--blackouts", 0, "kills of all spheres at once; else one that holds the state is always left"),
+    ):
+        parser.add_argument(flag, metavar="N", type=_whole, default=None, help=f"{what} (default: {count})")
+    parser.add_argument(
+        "--crash-point", metavar="P", default=None, help="NAME[@WHO][#N]; the counts are then 0 by default"
+    )
+    parser.add_argument(
+        "--list-crash-points", action="store_true", help="say where a process can be made to die, and end"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", default=None, help="gets clean/ and chaos/; new or empty (default: runs/…)"
+    )
+    parser.add_argument("--json", action="store_true", help="stdout is one line, the report; all else goes to stderr")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    _add_debug(parser)
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dir", metavar="DIR", help="a run's folder")
+    steps_help = "compare these versions with a replay, which begins at version 0"
+    parser.add_argument("--steps", metavar="A:B", type=_span, default=None, help=steps_help)
+    sample_help = "replay the first N versions, 0 for none (default: 20)"
+    parser.add_argument("--sample", metavar="N", type=_whole, default=None, help=sample_help)
+    parser.add_argument("--json", action="store_true", help="stdout is one line, an object with all that was found")
+    _add_debug(parser)
+
+
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     code_help = "as it stands in brackets at the end of a sentence; its digits do (default: list all)"
     parser.add_argument("code", metavar="CODE", nargs="?", default=None, help=code_help)
@@ -123,6 +166,13 @@ def _whole(text: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,19}", text):  # int() would also take ' 1_0' and other scripts' digits
         raise argparse.ArgumentTypeError(f"expected a whole number, got {_short(text)}")
     return int(text)
+
+
+def _span(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected A:B, two versions such as 0:20, got {_short(text)}")
+    return int(found[1]), int(found[2])
 
 
 def _log_level(text: str) -> str:

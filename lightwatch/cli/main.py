@@ -53,8 +53,12 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             from .status import status as command
         case "sample":
             from .sample import sample as command
+        case "chaos":
+            from .chaos import chaos as command
         case "explain":
             from .explain import explain as command
+        case "verify":
+            from .verify import verify as command
         case _:
             from .orders import order as command
     return command(arguments)

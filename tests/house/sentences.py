@@ -21,12 +21,14 @@ CARRIERS: dict[str, tuple[str, int | None]] = {
     "_failure": ("reason", 0),
     "complain": ("text", 0),
     "print": ("", 0),  # to stderr alone
+    "Unsound": ("reason", 0),
     "unsound": ("reason", 0),
 }
 # Functions that give a sentence back; one that has nothing to say gives "" or None.
 SPEAKERS = {
     *("_compare", "_conflict_text", "_overdue", "_sentence", "_silence", "_trouble_of", "_why_broken"),
-    *("_why_not_sound", "carry_on", "found", "soundness", "told", "why_not_equal", "why_not_here"),
+    *("_why_not_sound", "carry_on", "found", "soundness", "told", "why_not_as_written", "why_not_equal"),
+    "why_not_here",
 }
 # What a message, an event or a record holds was a whole sentence where it was made; so is what is kept as one.
 KEPT = {"reason", "refused", "text"}
@@ -37,6 +39,8 @@ WITHOUT_A_CODE = {"RunEnded", "IllegalMove"}
 PASSED_ON = {
     ("control/process.py", "said[-1].removeprefix('control: ')"),  # control's own last words
     ("control/server.py", 'f"control can\'t go on: {error}"'),  # a LedgerError
+    ("lightwatch/cli/chaos.py", "pair.last_word('clean')"),  # of the command itself
+    ("lightwatch/cli/chaos.py", "sentence"),  # of a report
     ("lightwatch/cli/main.py", "'interrupted'"),
     ("spheres/launch.py", "leaving.code"),  # what a script gave to sys.exit
 }

@@ -45,7 +45,7 @@ IMPURE_STDLIB = {
     *("random", "secrets", "select", "selectors", "shutil", "signal", "socket", "sqlite3", "subprocess"),
     *("tempfile", "threading", "time", "uuid"),
 }
-CONTROL_FOR_SPHERES = {"control.protocol", "control.status", "control.wire", "control.errors"}
+CONTROL_FOR_SPHERES = {"control.protocol", "control.status", "control.wire", "control.errors", "control.crash"}
 
 
 def is_cli(name: str) -> bool:

@@ -1,0 +1,98 @@
+"""Crash points: named places where a process can be made to die by SIGKILL, to try what healing promises there.
+
+`LIGHTWATCH_CRASH_POINT="NAME[@WHO][#N]"` in a run's environment kills whoever comes to the point NAME for the Nth time
+(the first, if not said) and is WHO: a role (control, sphere, supervisor, template) or a sphere's path. It happens once
+in a run: a file in the run's folder, made before the kill, says that it did, and disarms every later life.
+
+Standard library only, for every process may use it. A point that is not armed costs a call and a comparison.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import SettingsError
+
+VARIABLE = "LIGHTWATCH_CRASH_POINT"
+MARK = "crash.json"
+"""In the run's folder, once a point has killed: name, who, pid, at (unix seconds)."""
+
+POINTS: dict[str, str] = {}
+"""Every name with the place where it stands; each is used in the code exactly once."""
+
+_TEXT = re.compile(r"(?P<name>[^@#]+)(@(?P<who>[^@#]+))?(#(?P<nth>[1-9][0-9]{0,8}))?")
+
+
+@dataclass(frozen=True)
+class Point:
+    """What the variable asks for. who: a role or a path; empty: whoever comes first."""
+
+    name: str
+    who: str = ""
+    nth: int = 1
+
+    @property
+    def text(self) -> str:
+        """As the variable spells it."""
+        return self.name + (f"@{self.who}" if self.who else "") + (f"#{self.nth}" if self.nth > 1 else "")
+
+
+@dataclass
+class _Armed:
+    point: Point
+    mark: Path
+    who: str
+    left: int
+
+
+_armed: _Armed | None = None
+
+
+def parse_point(text: str) -> Point:
+    """Raises SettingsError for what is no point, or one that there is not."""
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        raise SettingsError(f"crash point {text[:60]!r}: write NAME, NAME@WHO, NAME#N or NAME@WHO#N [LW002]")
+    if found["name"] not in POINTS:
+        raise SettingsError(
+            f"crash point {found['name'][:60]!r} is not known; `lightwatch chaos --list-crash-points` lists all [LW002]"
+        )
+    return Point(found["name"], found["who"] or "", int(found["nth"] or 1))
+
+
+def arm(folder: Path, role: str, path: str = "") -> None:
+    """Say who this process is, once, at its beginning; after a fork the child says so anew.
+
+    folder: the run's. role: control, sphere, supervisor or template. Raises SettingsError for a wrong variable.
+    """
+    global _armed
+    text = os.environ.get(VARIABLE, "")
+    point = parse_point(text) if text else None
+    mark = folder / MARK
+    mine = point is not None and point.who in ("", role, path) and not mark.exists()
+    _armed = _Armed(point, mark, path or role, point.nth) if point and mine else None
+
+
+def here(name: str) -> None:
+    """This is the point `name`: die, if that is what was asked for."""
+    if _armed is not None and _armed.point.name == name:
+        _reached(_armed)
+
+
+def _reached(armed: _Armed) -> None:
+    armed.left -= 1
+    if armed.left:
+        return
+    try:
+        mark = os.open(armed.mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        return  # another process came first
+    fired = {"name": armed.point.name, "who": armed.who, "pid": os.getpid(), "at": time.time()}
+    os.write(mark, json.dumps(fired).encode())
+    os.kill(os.getpid(), signal.SIGKILL)
