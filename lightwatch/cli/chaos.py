@@ -52,7 +52,7 @@ def chaos(arguments: argparse.Namespace) -> int:
     outcome = pair.outcome(clean, ended, len(plan) + (point is not None))
     found = as_object(outcome)
     write_whole(folder.path / "chaos.json", (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
-    for line in table(found):
+    for line in table(outcome):
         terminal.tell(line)
     for sentence in outcome.broken:
         terminal.complain(sentence)

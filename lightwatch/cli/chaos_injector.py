@@ -159,15 +159,15 @@ class Injector:
         if not isinstance(address, str):
             return False
         arguments = ["--dir", str(self._folder.path), "--control", address, "--path", fault.target]
-        log = self._folder.log(f"{fault.target}.supervisor")
-        log.parent.mkdir(parents=True, exist_ok=True)
+        socket = self.roster.template_socket()
+        arguments += ["--template", socket] if socket else []
         at = time.time()
-        with log.open("ab") as file:
+        with self._folder.log("host").open("ab") as log:
             joiner = subprocess.Popen(
-                [sys.executable, "-P", "-m", "spheres", *arguments, *self._template()],
+                [sys.executable, "-P", "-m", "spheres", *arguments],
                 stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=file,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
                 start_new_session=True,
                 env=environment(1),
             )
@@ -175,10 +175,6 @@ class Injector:
         self.paths.append(fault.target)
         self._wrote(Struck(fault.kind, fault.target, self.makers.version, at, {"supervisor": joiner.pid}))
         return True
-
-    def _template(self) -> list[str]:
-        socket = self._folder.path / "template.sock"
-        return ["--template", str(socket)] if socket.exists() else []
 
     # ---------------------------------------------------------------- afterwards
 
@@ -193,7 +189,7 @@ class Injector:
         for place, (role, former) in list(self._awaited.items()):
             now = self.roster.of(role, "")
             if now is not None and now != former:
-                file = self._folder.address if role == "control" else self._folder.path / "template.pid"
+                file = self._folder.address if role == "control" else self._folder.template_pid
                 self.struck[place] = replace(self.struck[place], back_at=_written_at(file))
                 del self._awaited[place]
 

@@ -58,7 +58,13 @@ class Roster:
         return self._noted(self._folder.path / "spheres" / path / "supervisor.pid")
 
     def template(self) -> Process | None:
-        return self._noted(self._folder.path / "template.pid")
+        return self._noted(self._folder.template_pid)
+
+    def template_socket(self) -> str:
+        """Where the template listens, from its command line; empty while there is none."""
+        template = self.template()
+        words = _command(template.pid).split(b"\0") if template else []
+        return words[words.index(b"--socket") + 1].decode() if b"--socket" in words[:-1] else ""
 
     def control(self) -> Process | None:
         """Its file holds no start time, so the command line must name the folder."""

@@ -117,31 +117,34 @@ def first_difference(clean: dict[int, str], chaos: dict[int, str]) -> int | None
     return min((version for version in clean.keys() & chaos.keys() if clean[version] != chaos[version]), default=None)
 
 
-def table(found: dict[str, Any]) -> list[str]:
-    """The object as lines for people."""
-    lines = [
+def figures(faults: Iterable[Cost]) -> list[str]:
+    """What faults cost, a line for each kind and one for all."""
+    every = list(faults)
+    return [
         f"{'fault':<16}{'count':>6}{'noticed ms':>16}{'next version ms':>18}{'back at work ms':>18}",
         f"{'':<16}{'':>6}{'p50':>8}{'p99':>8}{'p50':>10}{'p99':>8}{'p50':>10}{'p99':>8}",
+        *(_line(kind, each) for kind, each in by_kind(every).items()),
+        _line("all", every),
     ]
-    lines += [_line(kind, of["count"], of) for kind, of in found["by_kind"].items()]
-    lines.append(_line("all", len(found["faults"]), found))
-    same = "equal" if found["equal"] else "DIFFERENT"
-    goodput = "–" if found["goodput"] is None else f"{100 * found['goodput']:.1f}%"
+
+
+def table(outcome: Outcome) -> list[str]:
+    """The whole for people."""
+    same = "equal" if outcome.equal else "DIFFERENT"
+    goodput = "–" if outcome.goodput is None else f"{100 * outcome.goodput:.1f}%"
     return [
-        *lines,
-        f"digests: {same}, clean {_short(found['clean_digest'])}, with faults {_short(found['chaos_digest'])}",
-        f"steps redone: {found['redone_steps']}; micro-batches recomputed: {found['recomputed_micro_batches']}; "
-        f"versions while control was dead: {found['versions_while_control_dead']}; goodput {goodput}",
+        *figures(outcome.costs),
+        f"digests: {same}, clean {_short(outcome.clean_digest)}, with faults {_short(outcome.chaos_digest)}",
+        f"steps redone: {outcome.chaos.redone_steps}; micro-batches recomputed: "
+        f"{outcome.chaos.recomputed_micro_batches}; versions while control was dead: "
+        f"{outcome.versions_while_control_dead}; goodput {goodput}",
     ]
 
 
-def _line(kind: str, count: int, of: dict[str, Any]) -> str:
+def _line(kind: str, costs: list[Cost]) -> str:
     widths = (8, 8, 10, 8, 10, 8)
-    keys = [f"{name}_p{percent}" for name in TIMES for percent in (50, 99)]
-    return f"{kind:<16}{count:>6}" + "".join(
-        f"{'–' if of[key] is None else format(of[key], '.0f'):>{width}}"
-        for key, width in zip(keys, widths, strict=True)
-    )
+    told = ["–" if value is None else f"{value:.0f}" for value in percentiles(costs).values()]
+    return f"{kind:<16}{len(costs):>6}" + "".join(f"{text:>{width}}" for text, width in zip(told, widths, strict=True))
 
 
 def _short(digest: str | None) -> str:
