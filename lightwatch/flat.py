@@ -11,6 +11,7 @@ Laws
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ConfigError
+from .snapshot import sha256_of
 
 ALIGNMENT = 64
 BUCKET_ELEMENTS = 1 << 20
 FIRST_BUCKET_SHARE = 4
 """The first bucket is so many times smaller: the sooner it leaves, the sooner a thin link has something to carry."""
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 CHUNK_ELEMENTS = 1 << 17
 """Elements worked on at a time: 128 Ki of float32 stay in a core's cache."""
 
@@ -105,7 +108,19 @@ class FlatLayout:
 
     def check(self) -> int:
         """The wrapping int64 sum over the weights' bits: 0.4 ms for 20 MB, and any single flipped bit changes it."""
-        return int(self.weights.view(torch.int64).sum())
+        return bits_of(self.weights)
+
+
+def bits_of(*tensors: Tensor) -> int:
+    """The wrapping int64 sum over the bits of all tensors, in the widest words that fit: any flipped bit changes it."""
+    total = 0
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1)
+        size, start = flat.numel() * flat.element_size(), flat.storage_offset() * flat.element_size()
+        width = math.gcd(size, start, 8)
+        if size:
+            total += int(flat.view(_WORDS[width]).sum(dtype=torch.int64))
+    return (total + 2**63) % 2**64 - 2**63
 
 
 def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -131,10 +146,7 @@ def digest_of(model: nn.Module) -> str:
     Tied parameters count once, frozen ones count too, buffers as far as `state_dict` holds them: so the digest can be
     taken again from model.safetensors by anybody.
     """
-    sha = hashlib.sha256()
-    for _, tensor in named_tensors(model):
-        sha.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
+    return sha256_of(tensor for _, tensor in named_tensors(model))
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -154,9 +166,12 @@ class Buffers:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        homes = [(module, name) for module in model.modules() for name in module._buffers]
+        named = [(path, module) for path, module in model.named_modules()]
+        homes = [(module, name) for _, module in named for name in module._buffers]
         held = {id(b): (module, name) for module, name in reversed(homes) if (b := module._buffers[name]) is not None}
         self._homes = [home for home in homes if home in held.values()]
+        paths = {module: f"{path}." if path else "" for path, module in named}
+        self.names = [paths[module] + name for module, name in self._homes]
         self._sizes = [b.numel() * b.element_size() for b in self._now()]
         self.words = sum(-(-size // 4) for size in self._sizes)
 
@@ -172,6 +187,18 @@ class Buffers:
         with torch.no_grad():
             for stretch, buffer in self._stretches(words):
                 buffer.copy_(stretch.clone().view(buffer.dtype).reshape(buffer.shape))
+
+    def named(self, words: Tensor) -> dict[str, Tensor]:
+        """The buffers that `words` hold, by name, in memory of their own."""
+        stretches = zip(self.names, self._stretches(words), strict=True)
+        return {name: stretch.clone().view(b.dtype).reshape(b.shape) for name, (stretch, b) in stretches}
+
+    def words_of(self, named: dict[str, Tensor]) -> Tensor:
+        """What `named` was made of."""
+        words = torch.zeros(self.words, dtype=torch.int32)
+        for name, (stretch, _) in zip(self.names, self._stretches(words), strict=True):
+            stretch.copy_(named[name].cpu().contiguous().reshape(-1).view(torch.uint8))
+        return words
 
     def _now(self) -> list[Tensor]:
         """The tensors that are the buffers at this moment."""

@@ -26,7 +26,8 @@ class StepReport:
     """Version `version` exists; these numbers made it. Every sphere has the same but for `seconds` and `own_…`.
 
     weight: targets (or samples) averaged over. check: sum over the weights' bits. digest: sha256 where it was taken.
-    suspect: whose flag a repetition did not confirm. trouble: why the step was skipped, in a sentence. clip_ratio: the
+    suspect: whose flag a repetition did not confirm, in words; suspects: the same by number. how: by which way this
+    sphere came to hold it: here (it began with it), tail, record, fetch or load. trouble: why the step was skipped, in a sentence. clip_ratio: the
     factor that clipping put on the gradient. slowest: the member that finished its own micro-batches last.
     seconds: data, compute, wait (until the slowest had finished), reduce, update, eval, and step for the whole.
     own_…: what this sphere computed itself, repeated micro-batches too.
@@ -46,6 +47,8 @@ class StepReport:
     epoch: int = 0
     eval_loss: float | None = None
     suspect: str | None = None
+    suspects: tuple[int, ...] = ()
+    how: str = "tail"
     trouble: str | None = None
     clip_ratio: float | None = None
     slowest: int | None = None

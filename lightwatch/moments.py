@@ -43,6 +43,20 @@ class Moments:
         self._epoch_begun = -1
         self._epoch_loss = (0.0, 0)
 
+    @property
+    def heard(self) -> bool:
+        """Whether anybody is told anything, and so might have changed the weights."""
+        return bool(self.on_step_end or self.on_epoch_end or any(map(self.callbacks.wanted, CallbackType)))
+
+    def facts(self) -> list[float]:
+        """What an epoch's end will tell of the steps so far."""
+        return [self._epoch_begun, *self._epoch_loss]
+
+    def take(self, facts: list[float]) -> None:
+        """Go on in the epoch in which another trainer's `facts` were asked for."""
+        begun, total, weight = facts
+        self._epoch_begun, self._epoch_loss = int(begun), (float(total), int(weight))
+
     def step_begins(self, version: int) -> None:
         """An epoch begins once, also when its first step is taken up again in another generation."""
         if self._epoch_begun == version or version % self._steps_per_epoch:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ConfigError
-from .flat import CHUNK_ELEMENTS, chunks
+from .flat import ALIGNMENT, CHUNK_ELEMENTS, chunks
 
 Schedule = Callable[[int], float]
 """Update number (from 1) -> factor on the base learning rate."""
@@ -130,6 +130,8 @@ class AdamW:
 
     torch's own optimizers load the whole of dynamo at their first use: 5 s of CPU in every process, more than all the
     rest of a start. What the kernel is given is put together only when other parameters than last time have gradients.
+
+    Its state lies in three arrays, `flat`, so that a check over all of it is three sums.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, eps: float = 1e-8) -> None:
@@ -138,8 +140,12 @@ class AdamW:
         self.eps = eps
         self._parameters = list(parameters)
         self.param_groups: list[dict[str, Any]] = [{"params": self._parameters, "lr": lr}]
-        self._moments: list[tuple[Tensor, Tensor] | None] = [None] * len(self._parameters)
-        self._counts = torch.zeros(len(self._parameters), device=self._parameters[0].device)
+        device = self._parameters[0].device
+        size = sum(_padded(p.numel()) for p in self._parameters)
+        first, second = torch.zeros(size, device=device), torch.zeros(size, device=device)
+        self._moments = [(one, two) for one, two in zip(self._cut(first), self._cut(second), strict=True)]
+        self._counts = torch.zeros(len(self._parameters), device=device)
+        self.flat = (first, second, self._counts)
         self._moves = [False] * len(self._parameters)
         self._put_together()
 
@@ -161,14 +167,38 @@ class AdamW:
             amsgrad=False, maximize=False,
         )  # fmt: skip
 
+    def state_dict(self) -> dict[str, Any]:
+        """Counts, and the moments of every parameter that has moved, by its number; not copied."""
+        moved = [place for place, count in enumerate(self._counts.tolist()) if count]
+        first = {place: self._moments[place][0] for place in moved}
+        second = {place: self._moments[place][1] for place in moved}
+        return {"counts": self._counts, "first": first, "second": second}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what another one's `state_dict` gave, into the own memory."""
+        for tensor in self.flat:
+            tensor.zero_()
+        self._counts.copy_(state["counts"])
+        for place, (first, second) in enumerate(self._moments):
+            if place in state["first"]:
+                first.copy_(state["first"][place])
+                second.copy_(state["second"][place])
+
+    def _cut(self, flat: Tensor) -> list[Tensor]:
+        """A stretch for each parameter, shaped and laid out like it; each begins where the weights' do, at a multiple
+        of 64, for the kernel's bits depend on where a tensor is cut."""
+        cut, offset = [], 0
+        for p in self._parameters:
+            cut.append(flat[offset : offset + p.numel()].as_strided(p.shape, torch.empty_like(p).stride()))
+            offset += _padded(p.numel())
+        return cut
+
     def _put_together(self) -> None:
-        """What the kernel is given for the parameters that move; their moments begin with their first move."""
+        """What the kernel is given for the parameters that move."""
         places = [place for place, moves in enumerate(self._moves) if moves]
         self._moving: list[Tensor] = [self._parameters[place] for place in places]
-        for place, p in zip(places, self._moving, strict=True):
-            self._moments[place] = self._moments[place] or (torch.zeros_like(p), torch.zeros_like(p))
-        moments = [pair for place in places if (pair := self._moments[place])]
-        self._first, self._second = [first for first, _ in moments], [second for _, second in moments]
+        self._first = [self._moments[place][0] for place in places]
+        self._second = [self._moments[place][1] for place in places]
         self._steps = [self._counts[place] for place in places]
         self._added = torch.tensor(self._moves, dtype=torch.float32, device=self._counts.device)
 
@@ -189,6 +219,10 @@ def warmup_cosine(warmup_steps: int, total_steps: int) -> Schedule:
         return 0.5 * (1.0 + math.cos(math.pi * done / (total_steps - warmup_steps + 1)))
 
     return factor
+
+
+def _padded(count: int) -> int:
+    return -(-count // ALIGNMENT) * ALIGNMENT
 
 
 def _flat(gradient: Tensor) -> Tensor:

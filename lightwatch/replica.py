@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from .config import TrainingConfig
 from .data import Batch, key, seed_everything
 from .departures import Departures
-from .errors import ConfigError, NonFiniteError, StateError
+from .errors import ConfigError, DataError, NonFiniteError, StateError
 from .exact import UNMEASURED, Accumulator, checksum, same_checksum, write_mean
-from .flat import Buffers, FlatLayout, digest_of, trainable_parameters
+from .flat import Buffers, FlatLayout, bits_of, digest_of, trainable_parameters
 from .optim import AdamW, Schedule, clip_factor, clip_gradients_, norm_of
+from .snapshot import BUFFERS, HIDDEN, OPTIMIZER, PARAMETERS, Snapshot, apart, together
 from .statistics import GradientStatistics, gradient_statistics
 from .tail import Outcome, Tail
 from .trace import Trace
@@ -78,6 +79,8 @@ class Replica:
         self._modules = list(model.modules())
         self._version_buffers = self._buffers.read()
         self._taken_buffers = torch.zeros_like(self._version_buffers)
+        self._written: tuple[int, int] | None = None
+        self._check = 0
 
     # ------------------------------------------------------------ a step
 
@@ -161,20 +164,23 @@ class Replica:
     def tail(self, outcomes: Mapping[int, Outcome], units: int, rank: int, members: int) -> Tail:
         """What this member, number `rank` of `members`, says in the tail of a position with so many units.
 
-        Good until the next call.
+        Of the weights it tells the check that `why_not_as_written` took. Good until the next call.
         """
         tail = self._tail  # made anew only when its form is another: of a tiny step that was a twentieth
         if tail is None or (tail.units["taken"].size, tail.members["seen"].size) != (units, members):
-            tail = self._tail = Tail(len(self.layout.slots), len(self.layout.buckets), units, members)
+            tail = self._tail = self.empty_tail(units, members)
         tail.vector.fill(0)
         tail.bounds[:], tail.fired[:] = self._part.bounds, self._part.fired
         tail.checks[:] = self._part.checks.tolist()
         for unit, outcome in outcomes.items():
             tail.take(unit, rank, outcome)
-        if members > 1:
-            tail.members["weights"][rank] = self.check()
+        tail.members["weights"][rank] = self._check
         tail.members["late"][rank] = self._departures.late
         return tail
+
+    def empty_tail(self, units: int, members: int) -> Tail:
+        """A tail of the form that this model's have."""
+        return Tail(len(self.layout.slots), len(self.layout.buckets), units, members)
 
     def checksums(self, buckets: Sequence[Tensor]) -> list[int]:
         """The checksum, modulo 2^32, of each gradient bucket."""
@@ -238,9 +244,64 @@ class Replica:
         total = self.layout.check() + int(self._version_buffers.sum())
         return (total + 2**63) % 2**64 - 2**63
 
-    def shared_state(self) -> dict[str, Tensor]:
-        """What a founder sends down the tree: the weights of every parameter and the buffers, by name."""
-        return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+    def write_down(self) -> int:
+        """Remember the copy as an update has just left it, for `why_not_as_written`; the weights' check."""
+        self._written = self.check(), bits_of(*self._moments())
+        return self._written[0]
+
+    def why_not_as_written(self) -> str | None:
+        """The sentence if weights, buffers or the optimizer's state are not what was written down; None if they are.
+
+        Only this sphere's own memory can be at fault: it needs nobody else to convict it.
+        """
+        self._check = self.check()
+        if self._written is None or self._written == (self._check, bits_of(*self._moments())):
+            return None
+        what = "weights" if self._written[0] != self._check else "optimizer's moments"
+        return f"the {what} are no longer what the last update wrote: this sphere's own memory did not keep them [LW304]"
+
+    def _moments(self) -> Sequence[Tensor]:
+        if isinstance(self.optimizer, AdamW):
+            return self.optimizer.flat
+        tensors: dict[str, Tensor] = {}
+        apart(self.optimizer.state_dict(), OPTIMIZER, tensors)
+        return list(tensors.values())
+
+    def snapshot(self) -> Snapshot:
+        """All of this copy but the sums. Its tensors are the copy's own memory, as far as they lie there in one piece.
+
+        Raises ConfigError for an optimizer that keeps what no other sphere could be sent.
+        """
+        tensors = {PARAMETERS + name: p.detach().contiguous() for name, p in self.model.named_parameters()}
+        kept = self.model.state_dict(keep_vars=True)
+        for name, buffer in self._buffers.named(self._version_buffers).items():
+            tensors[(BUFFERS if name in kept else HIDDEN) + name] = buffer
+        optimizer = apart(self.optimizer.state_dict(), OPTIMIZER, tensors)
+        return Snapshot(tensors, {"exponents": self.exponents, "optimizer": optimizer})
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Become the copy that `snapshot` was made of: the next step's bits are that one's.
+
+        Raises DataError, and changes nothing, if it is of another model.
+        """
+        own, theirs = (_shapes(each) for each in (self.snapshot(), snapshot))
+        for name in sorted(own.keys() | theirs.keys()):
+            if own.get(name) != theirs.get(name):
+                raise DataError(
+                    f"the state's {name} is {theirs.get(name, 'not there')}, this model's is "
+                    f"{own.get(name, 'not there')}: it is the state of another model [LW210]"
+                )
+        optimizer = together(snapshot.facts["optimizer"], snapshot.tensors)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(snapshot.tensors[PARAMETERS + name])
+        kinds = (BUFFERS, HIDDEN)
+        named = {n.partition(".")[2]: t for n, t in snapshot.tensors.items() if n.startswith(kinds)}
+        self._version_buffers = self._buffers.words_of(named)
+        self.restore_buffers()
+        self.optimizer.load_state_dict(optimizer)
+        self.exponents = snapshot.facts["exponents"] and list(snapshot.facts["exponents"])
+        self.write_down()
 
     def restore_buffers(self) -> None:
         """The model's buffers become the version's: every forward may change them."""
@@ -340,6 +401,12 @@ def schedule_rate(schedule: Schedule, update: int, ordered: float | None) -> Cal
             f"the scheduler gave {factor!r} for update {update}; it must give a finite factor >= 0 [LW206]"
         )
     return lambda base: (base if ordered is None else ordered) * factor
+
+
+def _shapes(snapshot: Snapshot) -> dict[str, str]:
+    """What must be equal for one model to take another's state: by name, in words."""
+    tensors = snapshot.tensors.items()
+    return {n: f"{t.dtype} {tuple(t.shape)}" for n, t in tensors if not n.startswith(OPTIMIZER)}
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -127,10 +127,15 @@ class Sync(Protocol):
     rank: int
     path: str
     """Where this process stands in the tree."""
+    paths: tuple[str, ...]
+    """Those of all members of this generation, by rank; empty where nobody could miss a tail."""
     trace: Trace | None
     """Set by whoever wants a profile: takes the spans of every step from the next one on."""
     finish: Callable[[], object] | None
-    """Set by the trainer: what ends its training if the script ends without."""
+    """Set by the trainer: to be called when the script has ended, and again whenever a View comes while this sphere
+    waits for the run's end. Then it stands where the last version is agreed, and `closed` was called: the first time it
+    ends a training that the script has not ended; later it answers the roll call (`begin`) and is a holder in the new
+    generation, which closes nothing twice."""
     kept: Callable[[Path], object] | None
     """Set by the trainer: told of the file that holds the last version, on the sphere that wrote it."""
 
@@ -139,7 +144,11 @@ class Sync(Protocol):
         for."""
 
     def begin(self, standing: Standing) -> Start:
-        """Take part in the roll call. Blocks until the generation has begun."""
+        """Take part in the roll call. Blocks until the generation has begun.
+
+        `standing.snapshot` may be called until the first tail of that generation: it gives the state at the standing's
+        position, which is the start's as well for whoever begins HERE.
+        """
 
     def fetch(self) -> Snapshot:
         """The state that `begin` said to FETCH or LOAD, whole and verified, in memory of its own.
@@ -207,6 +216,7 @@ class Alone:
         self._on_report = on_report
         self.listens = on_report is not None
         self.path = "0"
+        self.paths: tuple[str, ...] = ()
         self.trace: Trace | None = None
         self._orders = [Wanted()]
         self._changed = threading.Condition()
@@ -227,7 +237,7 @@ class Alone:
         """Nobody else has to agree."""
 
     def begin(self, standing: Standing) -> Start:
-        return Start(standing.position._replace(attempt=0))
+        return Start(standing.position)
 
     def fetch(self) -> Snapshot:
         raise StateError("one process has nobody to fetch a state from [LW901]")

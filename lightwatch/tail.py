@@ -19,17 +19,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import ReductionError
 from .exact import OVERFLOW_BOUND, needs_rescale, next_exponents, same_checksum
 
 Ints: TypeAlias = NDArray[np.int64]
 
 ATTEMPTS_MOST = 12
 MUST_BE_EQUAL = ("generation", "position", "deal", "weights", "digest")
+OF_THE_WEIGHTS = ("weights", "digest")
 MEMBER_FIELDS = (*MUST_BE_EQUAL, "seen", "late", "busy_us")
 UNIT_FIELDS = ("taken", "owner", "weight", "samples", "loss", "bad")
 
@@ -55,6 +57,19 @@ class Tail:
         return {
             name: self.vector[start + place * length : start + (place + 1) * length] for place, name in enumerate(names)
         }
+
+    def read(self, sums: bytes) -> None:
+        """Become the tail whose summed vector a record holds, int64 little-endian. Raises ReductionError if that is
+        one of another form."""
+        if len(sums) != self.vector.nbytes:
+            raise ReductionError(
+                f"the record of a tail has {len(sums)} bytes, the tail of this step has {self.vector.nbytes} [LW304]"
+            )
+        self.vector[:] = np.frombuffer(sums, dtype="<i8")
+
+    def written(self) -> bytes:
+        """The vector as a record holds it."""
+        return self.vector.astype("<i8", copy=False).tobytes()
 
     def take(self, unit: int, rank: int, outcome: Outcome) -> None:
         """Write the slot of a unit that this member, number `rank` of the generation, has computed."""
@@ -172,31 +187,48 @@ class Hopeless:
 Verdict: TypeAlias = Update | Repeat | Rescale | NonFinite | Hopeless
 
 
+class Unsound(NamedTuple):
+    """Why a tail must not be acted on. odd: the member by whom it is, where that can be told."""
+
+    reason: str
+    odd: int | None = None
+
+
 def soundness(
-    tail: Tail, sums_checks: Sequence[int] | None, name_of: Callable[[int], str] = "member {}".format
-) -> str | None:
+    tail: Tail,
+    sums_checks: Sequence[int] | None,
+    name_of: Callable[[int], str] = "member {}".format,
+    own: int | None = None,
+) -> Unsound | None:
     """Why this summed tail must not be acted on, or None; the odd member is named where a majority makes it odd.
 
+    Without a majority about the weights nobody can be believed: each member that asks, number `own`, is the odd one.
     sums_checks: checksums of the reduced buckets as they arrived here; None where there are none (float).
     """
     taken = tail.units["taken"].tolist()
     if taken.count(1) != len(taken):
         unit = next(unit for unit, times in enumerate(taken) if times != 1)
-        return f"micro-batch {unit} was counted {taken[unit]} times, expected exactly once [LW304]"
+        return Unsound(f"micro-batch {unit} was counted {taken[unit]} times, expected exactly once [LW304]")
     for name in MUST_BE_EQUAL if tail.members["seen"].size > 1 else ():
         column = tail.members[name]
-        if column.size and not bool((column == column[0]).all()):
-            values, counts = np.unique(column, return_counts=True)
-            if counts.max() * 2 <= column.size:
-                other = int(np.flatnonzero(column != column[0])[0])
-                return f"{name_of(0)} and {name_of(other)} disagree about the {name} [LW304]"
-            odd = int(np.flatnonzero(column != values[int(counts.argmax())])[0])
-            return f"{name_of(odd)} stands apart in the {name} [LW304]"
+        if not bool((column == column[0]).all()):
+            return _apart(name, column, name_of, own)
     if sums_checks is not None and not tail.members["late"].any():
         for index, (added, arrived) in enumerate(zip(tail.checks.tolist(), sums_checks, strict=True)):
             if not same_checksum(added, arrived):
-                return f"bucket {index} arrived with another checksum than was added to it [LW304]"
+                return Unsound(f"bucket {index} arrived with another checksum than was added to it [LW304]")
     return None
+
+
+def _apart(name: str, column: Ints, name_of: Callable[[int], str], own: int | None) -> Unsound:
+    """What is said of members that must be equal in `name` and are not."""
+    values, counts = np.unique(column, return_counts=True)
+    if counts.max() * 2 <= column.size:
+        other = int(np.flatnonzero(column != column[0])[0])
+        odd = own if name in OF_THE_WEIGHTS else None
+        return Unsound(f"{name_of(0)} and {name_of(other)} disagree about the {name} [LW304]", odd)
+    odd = int(np.flatnonzero(column != values[int(counts.argmax())])[0])
+    return Unsound(f"{name_of(odd)} stands apart in the {name} [LW304]", odd)
 
 
 def decide(

@@ -76,14 +76,14 @@ class Trainer:
         most = self.config.max_steps
         target = most
         if num_epochs is not None or most < 0:
-            target = self.version + (1 if num_epochs is None else num_epochs) * self.data.steps_per_epoch
+            target = self._loop.reached + (1 if num_epochs is None else num_epochs) * self.data.steps_per_epoch
             target = min(target, most) if most > 0 else target
         return self._loop.run(target, target, closing=True)
 
     def train_steps(self, count: int) -> TrainingState:
         """Make `count` more versions, fewer if `max_steps` comes first. Blocks."""
         most = self.config.max_steps
-        target = min(self.version + count, most) if most > 0 else self.version + count
+        target = min(self._loop.reached + count, most) if most > 0 else self._loop.reached + count
         return self._loop.run(target, most if most > 0 else self.data.steps_per_epoch, closing=False)
 
     def train_step(self, batch: tuple[Any, Any]) -> TrainingState:
@@ -166,12 +166,12 @@ class Trainer:
     @property
     def eval_loss(self) -> float | None:
         """The loss of the newest evaluation; None before the first."""
-        return self._loop.eval_loss
+        return self._loop.evaluations.loss
 
     @property
     def best_eval(self) -> tuple[float, int] | None:
         """The lowest loss of an evaluation and the version it was of; None before the first."""
-        return self._loop.best_eval
+        return self._loop.evaluations.best
 
     @property
     def fingerprint(self) -> dict[str, str]:

@@ -31,6 +31,7 @@ from lightwatch.tail import (
     Rescale,
     Suspicion,
     Tail,
+    Unsound,
     Update,
     Verdict,
     decide,
@@ -155,7 +156,8 @@ def test_a_micro_batch_lost_or_counted_twice_is_not_sound(unit: int, times: int)
     """The equation of every step, for training and evaluation alike; the sentence names the micro-batch."""
     tail = sound_tail()
     tail.units["taken"][unit] = times
-    assert soundness(tail, None) == f"micro-batch {unit} was counted {times} times, expected exactly once [LW304]"
+    reason = f"micro-batch {unit} was counted {times} times, expected exactly once [LW304]"
+    assert soundness(tail, None) == Unsound(reason)
 
 
 @pytest.mark.parametrize("odd", range(MEMBERS))
@@ -163,22 +165,28 @@ def test_a_micro_batch_lost_or_counted_twice_is_not_sound(unit: int, times: int)
 def test_members_that_disagree_are_told_apart_by_name_and_number(name: str, odd: int) -> None:
     tail = sound_tail()
     tail.members[name][odd] += 1
-    reason = soundness(tail, None)
-    assert reason == f"member {odd} stands apart in the {name} [LW304]"
-    assert (
-        soundness(tail, None, ["a/x", "a/y", "b"].__getitem__)
-        == f"{['a/x', 'a/y', 'b'][odd]} stands apart in the {name} [LW304]"
-    )
+    assert soundness(tail, None) == Unsound(f"member {odd} stands apart in the {name} [LW304]", odd)
+    told = soundness(tail, None, ["a/x", "a/y", "b"].__getitem__)
+    assert told == Unsound(f"{['a/x', 'a/y', 'b'][odd]} stands apart in the {name} [LW304]", odd)
 
 
 def test_without_a_majority_nobody_is_called_odd() -> None:
     """Of two that differ, or of three that all do, the first and one that differs from it are named."""
     tail = Tail(1, 1, 0, 2)
     tail.members["weights"][:] = [5, 6]
-    assert soundness(tail, None) == "member 0 and member 1 disagree about the weights [LW304]"
+    assert soundness(tail, None) == Unsound("member 0 and member 1 disagree about the weights [LW304]")
     three = Tail(1, 1, 0, 3)
     three.members["deal"][:] = [5, 6, 7]
-    assert soundness(three, None) == "member 0 and member 1 disagree about the deal [LW304]"
+    assert soundness(three, None, own=1) == Unsound("member 0 and member 1 disagree about the deal [LW304]")
+
+
+@pytest.mark.parametrize("own", [0, 1])
+@pytest.mark.parametrize("name", ["weights", "digest"])
+def test_of_two_with_different_weights_each_is_the_odd_one(name: str, own: int) -> None:
+    """Neither can be believed, so none of them goes on with its weights."""
+    tail = Tail(1, 1, 0, 2)
+    tail.members[name][:] = [5, 6]
+    assert soundness(tail, None, own=own) == Unsound(f"member 0 and member 1 disagree about the {name} [LW304]", own)
 
 
 def test_members_may_have_seen_different_orders() -> None:
@@ -196,7 +204,8 @@ def test_a_bucket_that_arrived_otherwise_is_not_sound(bucket: int) -> None:
     arrived = [5 + 2**32, 2**32 - 7]
     assert soundness(tail, arrived) is None
     arrived[bucket] ^= 1 << 31
-    assert soundness(tail, arrived) == f"bucket {bucket} arrived with another checksum than was added to it [LW304]"
+    reason = f"bucket {bucket} arrived with another checksum than was added to it [LW304]"
+    assert soundness(tail, arrived) == Unsound(reason)
 
 
 def test_without_units_or_members_there_is_nothing_unsound() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightwatch.config import TrainingConfig
 from lightwatch.errors import NonFiniteError, ReductionError
-from lightwatch.sync import Alone, Position
+from lightwatch.sync import Alone, Position, Sick
 from lightwatch.trainer import Trainer
 from tests.models import byte_pairs, gpt_trainer, tiny_gpt
 from tests.trees import TREES, ThreadSync, train_on_tree
@@ -229,8 +229,10 @@ def test_a_flipped_bit_in_own_sums_or_weights_is_never_applied() -> None:
     where: dict[str, object] = {"rank": 0, "flip": flip_sums}
     with pytest.raises(ReductionError, match="own sums"):
         train_on_tree("1", make)
+    with pytest.raises(Sick, match="own sums"):
+        train_on_tree("3", make)
     where.update(rank=1, flip=flip_weights)
-    with pytest.raises(ReductionError, match="thread 1 stands apart in the weights"):
+    with pytest.raises(Sick, match="the weights are no longer"):
         train_on_tree("3", make)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from control.protocol import Member
 from lightwatch.errors import ReductionError
-from lightwatch.sync import Alone, Position, Standing, Start, Wanted
+from lightwatch.sync import Alone, Position, Sick, Standing, Start, Wanted
 from lightwatch.tail import Tail
 from lightwatch.trainer import Trainer
 from spheres.groups import Groups
@@ -78,8 +79,8 @@ class ThreadSync(Alone):
     def name_of(self, rank: int) -> str:
         return f"thread {rank}"
 
-    def unsound(self, reason: str) -> None:
-        raise ReductionError(reason)
+    def unsound(self, reason: str, odd: int | None = None) -> NoReturn:
+        raise (Sick if odd == self.rank else ReductionError)(reason)
 
     def wanted(self, number: int) -> Wanted:
         return self._orders[number]

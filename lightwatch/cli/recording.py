@@ -83,7 +83,8 @@ class Recording(Alone):
     def _record(self, report: StepReport) -> None:
         if self._stop_wanted():
             self.order(stopped=True)
-        told = asdict(report) | {"slowest": None}  # nobody waits for anybody
+        told = asdict(report) | {"slowest": None, "suspects": []}  # nobody waits for anybody, nor throws it out
+        del told["how"]
         row = LedgerRow(generation=NO_GENERATION, **told)
         self._account = booked(self._account, row)
         line = metrics_line(row, self._micro_batches)
