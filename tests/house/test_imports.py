@@ -30,7 +30,7 @@ LIGHT = {
     "lightwatch.trace",
 }
 # Files of the command that need torch or rich at their top: they are imported late, inside a function.
-LATE = {"lightwatch.cli.live", "lightwatch.cli.recording"}
+LATE = {"lightwatch.cli.live", "lightwatch.cli.recording", "lightwatch.cli.replay"}
 # Files that decide. They get values and the time handed in, and give values back.
 PURE = {
     *(
