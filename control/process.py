@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -27,7 +28,7 @@ class ControlProcess:
     START_S.
 
     folder: exists; control puts ledger.db, control.json and metrics.jsonl there. log: its stderr, default
-    folder/control.log.
+    folder/control.log. adopt: with a ledger that knows nothing of the run, take over what the spheres tell.
     """
 
     def __init__(
@@ -39,13 +40,14 @@ class ControlProcess:
         listen: str = "tcp://127.0.0.1:*",
         silence_s: float = 5.0,
         log: Path | None = None,
+        adopt: bool = False,
     ) -> None:
         self.folder = Path(folder)
-        settings = Settings(
+        self._settings = Settings(
             folder=self.folder, run_id=run_id, tree=tree, listen=listen, silence_s=silence_s, lifeline=True
         )
         self.log = log or self.folder / "control.log"
-        self.process = _started(settings, self.log)
+        self.process = _started(self._settings, self.log, adopt=adopt)
         try:
             self.address = self._wait_until_bound()
         except BaseException:
@@ -55,6 +57,17 @@ class ControlProcess:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it listens, and takes signals for orders. Reads a file."""
+        return self._about() is not None
+
+    def begin_again(self, *, adopt: bool = False) -> None:
+        """After its death: another process with the same ledger at the same address. It is bound some time later."""
+        self.close()
+        self._settings = replace(self._settings, listen=self.address)
+        self.process = _started(self._settings, self.log, adopt=adopt)
 
     def _wait_until_bound(self) -> str:
         deadline = time.monotonic() + START_S
@@ -109,7 +122,7 @@ class ControlProcess:
         self.close()
 
 
-def _started(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
+def _started(settings: Settings, log: Path, *, adopt: bool) -> subprocess.Popen[bytes]:
     """The interpreter is told where our own package lies: the current folder, or a package of the same name that is
     installed, must not be taken for it."""
     here = str(Path(__file__).resolve().parent.parent)
@@ -129,6 +142,7 @@ def _started(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
         "--lifeline",
         # The kernel means the thread that forked when it says parent: only the main one lives as long as the process.
         *(["--die-with-parent"] if threading.current_thread() is threading.main_thread() else []),
+        *(["--adopt"] if adopt else []),
         *(f"{key}={value}" for key, value in arguments.items()),
     ]
     with open(log, "ab") as output:

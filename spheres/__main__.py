@@ -1,4 +1,4 @@
-"""`python -m spheres`: the warm host of one machine's spheres. Imports torch once and forks a worker for each path."""
+"""`python -m spheres`: the supervisor of one sphere, or with --no-supervise the sphere itself."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from pathlib import Path
 from lightwatch._beside import check
 
 from . import launch
+from .life import Post
+from .supervise import Supervisor
 
 
 def main() -> int:
-    """Parse the command line, load torch, and watch over the workers until they have ended."""
-    parser = argparse.ArgumentParser(prog="python -m spheres", description="Run the spheres of one machine.")
+    """Parse the command line, and watch over the worker until it has ended for good."""
+    parser = argparse.ArgumentParser(prog="python -m spheres", description="Keep one sphere of a run alive.")
     parser.add_argument("--dir", required=True, type=Path, help="the run's folder")
     parser.add_argument("--control", required=True, help="control's address, tcp://HOST:PORT")
-    parser.add_argument("--path", action="append", required=True, help="where a sphere is in the tree; repeatable")
+    parser.add_argument("--path", required=True, help="where the sphere is in the tree")
+    parser.add_argument("--template", default="", help="the socket of a template; without, one is started")
+    parser.add_argument("--shown", action="store_true", help="report what the worker prints")
     parser.add_argument("--no-lifeline", action="store_true", help="stdin is not a launcher's pipe")
-    parser.add_argument("--profile", action="store_true", help="each sphere writes profile/<path>.json into the folder")
+    parser.add_argument("--no-supervise", action="store_true", help="be the worker, and end with it")
+    parser.add_argument("--profile", action="store_true", help="the sphere writes profile/<path>.json into the folder")
     parser.add_argument("--script", help="a script to run instead of the main job; its arguments follow, so it is last")
     words = sys.argv[1:]
     at = words.index("--script") + 2 if "--script" in words else len(words)
@@ -26,13 +31,14 @@ def main() -> int:
     if not given.no_lifeline:
         launch.follow_launcher()
     check()
+    if given.no_supervise:
+        from . import worker  # loads torch
 
-    from . import worker  # loads torch, before the forks
-
-    def start(path: str) -> int:
-        return worker.main(given.dir, given.control, path, script, profile=given.profile)
-
-    return launch.run_host(given.path, given.dir, start, lifeline=not given.no_lifeline)
+        return worker.main(given.dir, given.control, given.path, script, profile=given.profile)
+    post = Post(
+        given.dir, given.control, given.path, given.template, tuple(script), profile=given.profile, shown=given.shown
+    )
+    return Supervisor(post, lifeline=not given.no_lifeline).run()
 
 
 if __name__ == "__main__":

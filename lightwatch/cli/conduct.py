@@ -15,14 +15,14 @@ from ..errors import ConfigError, LightwatchError, told
 from ..files import write_whole
 from .alone import AloneRun
 from .closing import tell_end
-from .launch import Ended, Launch
+from .launch import Launch
 from .record import facts_from_ledger
 from .rows import read_rows
 from .settings import Settings
 from .signals import Signals
 from .summary import Facts, as_text, summarise
 from .terminal import Terminal
-from .verdict import exit_code
+from .verdict import Ended, exit_code
 from .view import View, choose_view
 
 

@@ -63,6 +63,11 @@ class RunFolder:
         self.reserve.unlink(missing_ok=True)
 
     @property
+    def template_pid(self) -> Path:
+        """Number and start time of the process that forks the spheres, while there is one."""
+        return self.path / "template.pid"
+
+    @property
     def model(self) -> Path:
         return self.path / "model.safetensors"
 
@@ -80,7 +85,7 @@ class RunFolder:
         return self.path / "logs"
 
     def log(self, name: str) -> Path:
-        """The log of a sphere (by its path), of `control` or of `host`."""
+        """The log of a sphere (by its path), of `control`, or of `host`: this machine's template and supervisors."""
         return self.logs / f"{name}.log"
 
     @classmethod
@@ -120,10 +125,10 @@ class RunFolder:
             raise ConfigError(f"{what} [LW602]") from None
 
     def unmake(self) -> None:
-        """Undo `make`, and what control and the host have put there: for a run that was refused before it began."""
+        """Undo `make`, and what control and the template have put there: for a run that was refused before it began."""
         if not self._made:
             return
-        for path in [self.address, self.ledger, self.log("control"), self.log("host"), self.metrics]:
+        for path in [self.address, self.ledger, self.log("control"), self.log("host"), self.metrics, self.template_pid]:
             path.unlink(missing_ok=True)
         for leftover in self.path.glob("ledger.db*"):
             leftover.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The launcher's children: control, and the host of the spheres, each in a session of its own with a lifeline.
+"""The launcher's children: control, template, a supervisor per sphere; each in a session of its own with a lifeline.
 
 Laws
   1. A child's stdin is a pipe that only the launcher holds: the launcher's death, by SIGKILL too, is its end of file.
@@ -43,7 +43,7 @@ class Child:
 
     @property
     def stdout(self) -> IO[bytes]:
-        assert self.process.stdout is not None, "only the host's stdout is a pipe"
+        assert self.process.stdout is not None, "only a supervisor's stdout is a pipe"
         return self.process.stdout
 
     def code(self) -> int | None:
@@ -62,12 +62,16 @@ class Child:
         if self.code() is None:
             self.process.terminate()
 
-    def end(self) -> None:
-        """Kill what is left of its session, at once, and reap it."""
+    def kill(self) -> None:
+        """Kill what is left of its session, at once."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):  # macOS says the latter of a session of zombies
             pass
+
+    def end(self) -> None:
+        """Kill what is left of its session, and reap it."""
+        self.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:

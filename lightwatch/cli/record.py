@@ -6,14 +6,26 @@ import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .launch import Ended
+from .folder import RunFolder
 from .settings import Settings
 from .summary import Facts
+from .verdict import Ended
 
 if TYPE_CHECKING:
     from control.record import RunRecord
 
 OVER = ("completed", "stopped", "failed")
+
+
+def is_over(folder: RunFolder) -> bool:
+    """Whether the ledger holds the run's end."""
+    from control.errors import LedgerError
+    from control.record import read_record
+
+    try:
+        return read_record(folder.ledger).status in OVER
+    except LedgerError:
+        return False
 
 
 def facts_from_ledger(settings: Settings, ended: Ended, signals: tuple[int, ...]) -> Facts:
@@ -44,6 +56,8 @@ def judged(record: RunRecord, ended: Ended) -> Facts:
         totals=record.totals,
         generations=len(record.generations),
         fingerprint=record.fingerprint,
+        restarts=ended.restarts,
+        control_restarts=ended.control_restarts,
         detail="\n".join(failure.detail for failure in record.failures if failure.detail),
     )
     if record.status not in OVER:

@@ -6,10 +6,10 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .costs import spoken_costs
-from .launch import Ended
 from .record import OVER, judged
 from .rows import read_rows
 from .terminal import Terminal
+from .verdict import Ended
 from .view import spoken_s
 from .where import Where, find
 

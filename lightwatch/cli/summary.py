@@ -38,6 +38,9 @@ class Facts:
     generations: int = 0
     failures: tuple[str, ...] = ()
     fingerprint: dict[str, str] = field(default_factory=dict)
+    restarts: dict[str, int] = field(default_factory=dict)
+    """How often each path's sphere was started anew, where it was."""
+    control_restarts: int = 0
     detail: str = ""
     """A traceback, for --debug."""
 
@@ -85,6 +88,8 @@ def summarise(settings: Settings, facts: Facts, rows: list[Row], wall_s: float) 
         "skipped": len(skipped),
         "troubles": [spoken_skip(row) for row in skipped[:TROUBLES_TOLD]],
         "generations": facts.generations,
+        "restarts": facts.restarts,
+        "control_restarts": facts.control_restarts,
         "failures": list(facts.failures),
         "codes": codes_in(" ".join([facts.reason, *facts.failures])),
         "wall_s": round(wall_s, 3),

@@ -1,20 +1,21 @@
-"""What the launcher should do next, and the exit code: pure functions of what it has seen."""
+"""What the launcher should do next, and the exit code: pure functions of what it has seen.
+
+That a process ends is no trouble: it is started anew. Trouble is what nobody heals: control or all spheres gone for
+good, or a sphere given up before there was ever a version.
+"""
 
 from __future__ import annotations
 
 import enum
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-HOST_FOLLOWS_S = 20.0
-"""After control has ended in order the host may still write: a model to a slow disk."""
-HOST_CUT_OFF_S = 1.0
-"""After control has died the host has nobody to listen to."""
+SPHERES_FOLLOW_S = 20.0
+"""After control has ended in order the spheres may still write: a model to a slow disk."""
+SPHERES_CUT_OFF_S = 1.0
+"""After control is gone the spheres have nobody to listen to."""
 CONTROL_JUDGES_S = 6.0
-"""After a process has ended: its connection closed with it, so control needs some 2 s to name it and end the others."""
-
-STOPPED_MOST_S = 15.0
-"""A control that is stopped and goes on heals by itself; after so long nobody is expected to wake it."""
+"""After spheres have left for good: their connections closed with them, so control needs some 2 s to say why."""
 
 
 class Do(enum.Enum):
@@ -28,41 +29,56 @@ class Do(enum.Enum):
 
 @dataclass(frozen=True)
 class Seen:
-    """What the launcher has seen; instants are on its own clock, codes are None while a process runs."""
+    """What the launcher has seen; instants are on its own clock."""
 
     signals: tuple[int, ...] = ()
     stop_ordered: bool = False
+    control_ready: bool = True
+    """Whether control takes orders now: not between two lives."""
     control_code: int | None = None
-    host_code: int | None = None
+    """None while it runs or will be started anew."""
+    spheres_left: int = 1
+    """That run or will be started anew."""
     trouble_at_s: float | None = None
-    """When a sphere or the host first ended badly, or control ended at all."""
+    """When control, all spheres, or before the first version a sphere were first seen to be gone for good."""
     begun: bool = True
     """Whether a sphere was ever started: if not, control has nobody to judge."""
     trained: bool = True
     """Whether there was ever a version: if not, nothing is still being written."""
-    control_stopped_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended as the launcher saw it. reason: its own sentence, for where the ledger has none.
+
+    restarts: of each path's sphere, where there were any.
+    """
+
+    reason: str = ""
+    at_once: bool = False
+    before_it_began: bool = False
+    restarts: dict[str, int] = field(default_factory=dict)
+    control_restarts: int = 0
 
 
 def decide(seen: Seen, now_s: float) -> tuple[Do, str]:
     """The next move and its reason (empty where there is nothing to explain)."""
     if len(seen.signals) > 1:
         return Do.KILL, "a second signal ended the run at once [LW514]"
-    if seen.control_code is not None and seen.host_code is not None:
+    if seen.control_code is not None and not seen.spheres_left:
         return Do.FINISH, ""
     if seen.trouble_at_s is not None and now_s - seen.trouble_at_s > patience_s(seen):
         return Do.KILL, _overdue(seen)
-    if seen.control_stopped_s > STOPPED_MOST_S:
-        return Do.KILL, f"control has been a stopped process (SIGSTOP) for {STOPPED_MOST_S:g} s [LW501]"
-    if seen.signals and not seen.stop_ordered:
+    if seen.signals and not seen.stop_ordered and seen.control_ready:
         return Do.ORDER_STOP, signal.Signals(seen.signals[0]).name
     return Do.WAIT, ""
 
 
 def patience_s(seen: Seen) -> float:
-    """How long the others may take once one has ended."""
+    """How long the others may take once somebody is gone for good."""
     if seen.control_code is None:
         return CONTROL_JUDGES_S if seen.begun else 0.0
-    return HOST_CUT_OFF_S if seen.control_code or not seen.trained else HOST_FOLLOWS_S
+    return SPHERES_CUT_OFF_S if seen.control_code or not seen.trained else SPHERES_FOLLOW_S
 
 
 def _overdue(seen: Seen) -> str:

@@ -1,7 +1,7 @@
 """`python -m scripts.benchmarks.sphere_host NAME ADDRESS CONTROL DIR PATH…`: the spheres of one of two pretended hosts.
 
-What `python -m spheres` does, with what a host of its own would have: a name, its own shared memory, and an address
-that the other host reaches. It is run inside the host's network namespace (`ip netns exec`, which gives it a mount
+Workers with what a host of its own would have: a name, its own shared memory, and an address that the other host
+reaches. Nobody starts one anew. It is run inside the host's network namespace (`ip netns exec`, which gives it a mount
 namespace as well).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from control.protocol import Hello
 from spheres import launch
+from spheres.pids import tell_when_parent_ends
 
 CLONE_NEWUTS = 0x04000000
 
@@ -27,11 +29,16 @@ def main(name: str, address: str, control: str, folder: Path, paths: list[str]) 
     from spheres import worker
 
     vars(worker)["Hello"] = partial(Hello, address=address)
-
-    def start(path: str) -> int:
-        return worker.main(folder, control, path)
-
-    return launch.run_host(paths, folder, start)
+    pids = []
+    for path in paths:
+        pid = os.fork()
+        if pid == 0:
+            tell_when_parent_ends(signal.SIGKILL)
+            log = os.open(folder / "logs" / f"{path.replace('/', '-')}.log", os.O_WRONLY | os.O_CREAT, 0o644)
+            os.dup2(log, 2)
+            os._exit(worker.main(folder, control, path))
+        pids.append(pid)
+    return max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in pids)
 
 
 def be_a_host(name: str) -> None:

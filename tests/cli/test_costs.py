@@ -16,12 +16,12 @@ from control.status import Best, Link, Progress, SphereStatus, Status, Throughpu
 from lightwatch.cli.closing import tell_end
 from lightwatch.cli.costs import spoken_bytes, spoken_costs, spoken_level, spoken_ms, spoken_shares, spoken_trouble
 from lightwatch.cli.folder import RunFolder
-from lightwatch.cli.launch import Ended
 from lightwatch.cli.record import facts_from_ledger
 from lightwatch.cli.settings import Settings
 from lightwatch.cli.status import spoken_progress, spoken_sphere, spoken_status
 from lightwatch.cli.summary import Facts, as_text, summarise
 from lightwatch.cli.terminal import Terminal
+from lightwatch.cli.verdict import Ended
 from lightwatch.cli.view import PlainView
 from lightwatch.config import PRESET
 

@@ -17,13 +17,13 @@ from control.ledger import Ledger
 from control.protocol import Closed
 from control.record import FailureRecord, GenerationRecord, RunRecord
 from control.status import SphereStatus, Status, Totals, Traffic, Waited
-from lightwatch.cli.launch import Ended
 from lightwatch.cli.live import SPHERES_SHOWN, LiveView, spoken_lines
 from lightwatch.cli.main import main
 from lightwatch.cli.orders import refuse_unreachable
 from lightwatch.cli.record import judged
 from lightwatch.cli.status import spoken_alone, spoken_status
 from lightwatch.cli.terminal import Terminal
+from lightwatch.cli.verdict import Ended
 from lightwatch.cli.where import HasEnded, Where, find
 from lightwatch.errors import ConfigError
 from tests.cli.commands import wait_until

@@ -1,0 +1,284 @@
+"""The supervisor of one sphere: has a template fork its worker, watches it, and starts it anew when it ends unasked.
+
+Loads no torch: it is up in a moment, small, and nothing of the training can hurt it.
+
+Laws
+  1. Before it starts a worker, the former one at this path of this host is dead, whoever started it; its number goes
+     along, and is control's proof.
+  2. A worker does not outlive it (launch.py), nor it the launcher: stdin is the launcher's pipe.
+  3. Its stdout is for the launcher, one JSON line an item: {"started": path, "pid": n} the first worker,
+     {"again": path, "pid": n, "why": how the former ended} each later one, {"working": path, "pid": n} once it made a
+     version, {"exited": path, "pid": n, "code": n or null, "signal": n or null} (both null: nobody knows),
+     {"printed": path, "text": one line of its stdout}, {"gave_up": path, "why": a sentence}.
+  4. Its exit code is the worker's last: 0 done, 1 or 2 the run failed and control knows why; 1 also if it gave up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+
+from . import handover, pids, restart
+from .life import Life, Post
+
+LOOK_S = (0.1, 1.0)
+"""How often the status pipe is read: until a life has made a version, and from then on."""
+ASK_AGAIN_S = 0.05
+TEMPLATE_MOST_S = 60.0
+"""How long nobody may answer at the template's socket: it may load torch, or be started anew."""
+STUCK_SILENCES = 10
+
+
+def is_stuck(pulse_at_s: float | None, now_s: float, silence_s: float) -> bool:
+    """Whether a worker is silent for too long: stopped for good, or a thread holds the interpreter. Never before its
+    first sign, for what a script does before it trains takes as long as it takes."""
+    return pulse_at_s is not None and now_s - pulse_at_s > STUCK_SILENCES * silence_s
+
+
+class Supervisor:
+    """Blocks in `run` until its worker has ended for good. Main thread only; ignores SIGINT."""
+
+    def __init__(self, post: Post, *, lifeline: bool = True) -> None:
+        self._post = post
+        self._pid_file = post.folder / "worker.pid"
+        self._own_file = post.folder / "supervisor.pid"
+        self._template = post.template or handover.new_name()
+        self._keeper = None if post.template else OwnTemplate(self._template)
+        self._watched = selectors.DefaultSelector()
+        self._lifeline = lifeline
+        self._life: Life | None = None
+        self._begin_at_s: float | None = time.monotonic()
+        self._unanswered_since_s = time.monotonic()
+        self._in_vain = 0
+        self._started = False
+        self._why = ""
+        self._silence_s: float | None = None
+        self._pulse_at_s: float | None = None
+        self._looked_at_s = time.monotonic()
+
+    def run(self) -> int:
+        """The exit code; 1 also when the launcher's pipe ended."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        pids.write(self._own_file, os.getpid())
+        if self._lifeline:
+            self._watched.register(0, selectors.EVENT_READ)
+        try:
+            while True:
+                code = self._turn()
+                if code is not None:
+                    return code
+        finally:
+            self._close()
+
+    def _turn(self) -> int | None:
+        """Begin what is due, sleep until something happens, and see to it; the exit code if that was the end."""
+        now = time.monotonic()
+        if self._begin_at_s is not None and now >= self._begin_at_s:
+            self._begin_at_s = None
+            self._begin()
+        if (self._life is None or not self._life.pid) and now - self._unanswered_since_s > TEMPLATE_MOST_S:
+            return self._give_up(f"no template answered within {TEMPLATE_MOST_S:g} s")
+        if self._keeper is not None and not self._keeper.look(now, useful=self._life is not None):
+            return self._give_up("its template could not be kept alive")
+        ready = {key.fd for key, _ in self._watched.select(self._pause_s(now))}
+        if self._lifeline and 0 in ready and not os.read(0, 4096):
+            return 1
+        life = self._life
+        if life is None:
+            return None
+        if life.stdout in ready:
+            self._forward(life)
+        if life.pid and life.end in ready:
+            return self._ended(life)
+        if life.pid:
+            self._look(life)
+        elif life.line.fileno() in ready:
+            self._answered(life)
+        return None
+
+    def _pause_s(self, now_s: float) -> float:
+        pause_s = LOOK_S[self._life is None or self._life.made]
+        return pause_s if self._begin_at_s is None else max(0.0, min(pause_s, self._begin_at_s - now_s))
+
+    # ---------------------------------------------------------------- a worker's begin
+
+    def _begin(self) -> None:
+        """Ask the template for a worker; a template that is not there is asked again."""
+        former = pids.end_former(self._pid_file)
+        try:
+            life = Life.ask(self._post, self._template, former)
+        except OSError:
+            self._begin_at_s = time.monotonic() + ASK_AGAIN_S
+            return
+        self._watched.register(life.line, selectors.EVENT_READ)
+        if life.stdout >= 0:
+            self._watched.register(life.stdout, selectors.EVENT_READ)
+        self._life = life
+
+    def _answered(self, life: Life) -> None:
+        """The template has forked, or died over it: then a half begun worker dies with the pipes."""
+        try:
+            life.take_answer()
+        except OSError:
+            self._drop(life)
+            self._begin_at_s = time.monotonic() + ASK_AGAIN_S
+            return
+        self._watched.unregister(life.line)
+        self._watched.register(life.end, selectors.EVENT_READ)
+        self._pulse_at_s, self._looked_at_s = None, time.monotonic()
+        if self._started:
+            self._report({"again": self._post.path, "pid": life.pid, "why": self._why})
+        else:
+            self._report({"started": self._post.path, "pid": life.pid})
+        self._started = True
+
+    # ---------------------------------------------------------------- its life and its end
+
+    def _look(self, life: Life) -> None:
+        """Hear what it says of itself; kill it if it is stuck. Our own sleep is not its silence."""
+        had_made = life.made
+        now = time.monotonic()
+        slept_s = now - self._looked_at_s - LOOK_S[1]
+        self._looked_at_s = now
+        if life.read_status():
+            self._pulse_at_s = now
+        elif self._pulse_at_s is not None and slept_s > LOOK_S[1]:
+            self._pulse_at_s += slept_s
+        if life.made and not had_made:
+            self._report({"working": self._post.path, "pid": life.pid})
+        if is_stuck(self._pulse_at_s, now, self._time_limit()):
+            self._log(f"sphere {self._post.path} (pid {life.pid}) gives no sign of life; it is killed")
+            self._pulse_at_s = None
+            life.kill()
+
+    def _time_limit(self) -> float:
+        """Read late: at the start every ms counts."""
+        if self._silence_s is None:
+            from lightwatch import config
+
+            self._silence_s = config.load(self._post.dir / "config.toml", config.RunConfig()).control.silence_s
+        return self._silence_s
+
+    def _ended(self, life: Life) -> int | None:
+        """It is dead: the exit code if that was for good, else another is begun when the rule says so."""
+        code = life.last_code()
+        if life.stdout >= 0:
+            self._forward(life, ended=True)
+        number = -code if code is not None and code < 0 else None
+        told = None if number else code
+        self._report({"exited": self._post.path, "pid": life.pid, "code": told, "signal": number})
+        self._drop(life)
+        pids.end_former(self._pid_file)  # what it started is of its group
+        if code in restart.FINAL:
+            return code
+        self._why = spoken_end(code)
+        self._in_vain, pause_s = restart.next_life(self._in_vain, made=life.made)
+        if pause_s is None:
+            return self._give_up(f"it ended {self._in_vain} times in a row without making a version, {self._why} last")
+        self._begin_at_s = self._unanswered_since_s = time.monotonic() + pause_s
+        return None
+
+    def _forward(self, life: Life, *, ended: bool = False) -> None:
+        before = life.stdout
+        if ended:
+            self._watched.unregister(before)
+        for line in life.read_stdout(ended=ended):
+            self._report({"printed": self._post.path, "text": line})
+        if life.stdout < 0 and not ended:
+            self._watched.unregister(before)
+
+    def _drop(self, life: Life) -> None:
+        for source in (life.line, life.handle, life.stdout):
+            if source != -1 and source in self._watched.get_map():
+                self._watched.unregister(source)
+        life.close()
+        self._life = None
+
+    # ---------------------------------------------------------------- words, and the end
+
+    def _report(self, item: dict[str, object]) -> None:
+        """One line to the launcher, whole: a signal may cut a write short. If nobody reads, the lifeline tells us."""
+        line = json.dumps(item).encode() + b"\n"
+        try:
+            while line:
+                line = line[os.write(1, line) :]
+        except OSError:
+            pass
+
+    def _log(self, text: str) -> None:
+        sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')},000 WARNING {text}\n")
+        sys.stderr.flush()
+
+    def _give_up(self, why: str) -> int:
+        reason = f"sphere {self._post.path} was given up: {why} [LW413]"
+        self._log(reason)
+        self._report({"gave_up": self._post.path, "why": reason})
+        return restart.FAILED
+
+    def _close(self) -> None:
+        if self._life is not None:
+            self._drop(self._life)
+        pids.end_former(self._pid_file)
+        for file in (self._pid_file, self._own_file):
+            file.unlink(missing_ok=True)
+        if self._keeper is not None:
+            self._keeper.close()
+        self._watched.close()
+
+
+class OwnTemplate:
+    """A template for one supervisor alone, where there is no launcher: its child, started anew by the same rule."""
+
+    def __init__(self, name: str) -> None:
+        pids.adopt_orphans()
+        self._command = [sys.executable, "-P", "-m", "spheres.template", "--socket", name]
+        self._in_vain = 0
+        self._again_at_s: float | None = None
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=2, start_new_session=True)
+
+    def look(self, now_s: float, *, useful: bool) -> bool:
+        """Start it anew if it has ended, and reap what is left to us; False once it is given up.
+
+        useful: whether it has forked a worker, as far as is known.
+        """
+        if self._again_at_s is not None:
+            if now_s >= self._again_at_s:
+                self._process, self._again_at_s = self._start(), None
+            return True
+        pids.reap_orphans({self._process.pid})
+        if self._process.poll() is None:
+            return True
+        self._in_vain, pause_s = restart.next_life(self._in_vain, made=useful)
+        if pause_s is None:
+            return False
+        self._again_at_s = now_s + pause_s
+        return True
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        pids.reap_orphans(())
+
+
+def spoken_end(code: int | None) -> str:
+    """How a worker ended, in a few words."""
+    if code is None:
+        return "ended"
+    if code == restart.ANEW:
+        return "asked to be started anew"
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"ended by signal {-code}"
