@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from control.protocol import Failed, Hello
@@ -24,16 +24,27 @@ OPEN_S = 30.0
 FAREWELL_S = 3.0
 
 
-def main(run_dir: Path, address: str, path: str, script: Sequence[str] = (), *, profile: bool = False) -> int:
+def main(
+    run_dir: Path,
+    address: str,
+    path: str,
+    script: Sequence[str] = (),
+    *,
+    profile: bool = False,
+    former: int = 0,
+    pulse: Callable[..., None] | None = None,
+) -> int:
     """Be the sphere at `path` of the run in `run_dir` until the run is over; the exit code.
 
-    script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml. profile: write one.
+    script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml. profile: write one. former:
+    process id of the sphere here before, which is dead. pulse: tells the supervisor that this process lives; given
+    b"v", that it made a version.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     run = config.load(run_dir / "config.toml", config.RunConfig())
     run_id = json.loads((run_dir / "control.json").read_text())["run_id"]
     silence_s = run.control.silence_s
-    hello = Hello(run_id=run_id, path=path, pid=os.getpid(), host=socket.gethostname())
+    hello = Hello(run_id=run_id, path=path, pid=os.getpid(), host=socket.gethostname(), former=former)
     link = Link(address, hello, silence_s)
     sync = TreeSync(
         link,
