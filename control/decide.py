@@ -215,7 +215,7 @@ def _closed(state: State, now_s: float) -> Event | None:
 
 def _dealt_anew(state: State) -> Event | None:
     """Another deal of micro-batches, where what was measured says that it saves a notable part of the time."""
-    if state.generation != state.running or state.wanted.stopped or state.proof is None:
+    if state.begun is None or state.generation != state.running or state.wanted.stopped or state.proof is None:
         return None
     if any(order.version is None for order in state.orders):
         return None
