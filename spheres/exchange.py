@@ -10,14 +10,19 @@ how long that took in all; the difference is the round trip of the link between 
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
 
 import torch
 from torch import Tensor
 
-from .groups import Groups
+from lightwatch.errors import coded
+
+from .groups import Groups, PeerLost
 from .levels import LevelPlan
 
 HEAD = 1
@@ -27,12 +32,12 @@ NOTHING_HELD = -1
 
 
 class Exchange:
-    """Of one sphere in one generation. Blocks in gloo unwatched: its thread is one that may be left behind."""
+    """Of one sphere in one generation. Blocks in gloo unwatched: its threads are such as may be left behind."""
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
         self._led = [plan for plan in groups.plans if plan.rank == 0]
-        self._beside = ThreadPoolExecutor(len(self._led) - 1, "exchange") if len(self._led) > 1 else None
+        self._beside = {plan.level: _Beside(partial(self._collect, plan)) for plan in self._led[:-1]}
         self._heard_s: float | None = None
         """When the last result came from above."""
         self._told_s: dict[str, float] = {}
@@ -44,12 +49,13 @@ class Exchange:
 
         Its first HEAD words are used on the way, and mean nothing to the caller.
         """
-        arrivals = {plan.level: self._collect_beside(plan, record) for plan in self._led[:-1]}
+        for beside in self._beside.values():
+            beside.begin(record)
         for plan in reversed(self._groups.plans):
             if plan.rank:
                 self._pass_on(plan, record)
                 continue
-            come = arrivals[plan.level].result() if plan.level in arrivals else self._collect(plan, record)
+            come = self._beside[plan.level].result() if plan.level in self._beside else self._collect(plan, record)
             for theirs in come:
                 record[HEAD:] += theirs[HEAD:]
         for plan in self._led:
@@ -57,8 +63,8 @@ class Exchange:
 
     def close(self) -> None:
         """Let the threads end."""
-        if self._beside is not None:
-            self._beside.shutdown(wait=False)
+        for beside in self._beside.values():
+            beside.begin(None)
 
     def round_trips(self) -> dict[str, float]:
         """Seconds by link, medians of the newest; of the links that lead down from here."""
@@ -71,12 +77,6 @@ class Exchange:
         self._groups.send(plan, 0, record)
         self._groups.receive(plan, record)
         self._heard_s = time.perf_counter()
-
-    def _collect_beside(self, plan: LevelPlan, record: Tensor) -> Future[list[Tensor]]:
-        """What comes from afar is taken as it comes, also while the own leaf group is waited for: else its link would
-        seem as slow as that group's slowest."""
-        assert self._beside is not None
-        return self._beside.submit(self._collect, plan, record)
 
     def _collect(self, plan: LevelPlan, record: Tensor) -> list[Tensor]:
         """The other members' records; each link is measured when one arrives."""
@@ -98,3 +98,34 @@ class Exchange:
         if told_s is not None and held_us != NOTHING_HELD:
             known = self._round_trips.setdefault(link, deque(maxlen=ROUND_TRIPS_KEPT))
             known.append(max(now_s - told_s - held_us / 1e6, 0.0))
+
+
+class _Beside:
+    """A daemon thread that collects at one level: what comes from afar is taken as it comes, also while the own leaf
+    group is waited for; else its link would seem as slow as that group's slowest. Of an error only the words are kept:
+    its traceback would keep dead groups alive."""
+
+    def __init__(self, collect: Callable[[Tensor], list[Tensor]]) -> None:
+        self._collect = collect
+        self._records: SimpleQueue[Tensor | None] = SimpleQueue()
+        self._come: SimpleQueue[list[Tensor] | str] = SimpleQueue()
+        threading.Thread(target=self._work, name="exchange", daemon=True).start()
+
+    def begin(self, record: Tensor | None) -> None:
+        """Collect such records; None: end."""
+        self._records.put(record)
+
+    def result(self) -> list[Tensor]:
+        """What came. Blocks. Raises PeerLost."""
+        come = self._come.get()
+        if isinstance(come, str):
+            raise PeerLost(coded(come, "LW408"))
+        return come
+
+    def _work(self) -> None:
+        while (record := self._records.get()) is not None:
+            try:
+                self._come.put(self._collect(record))
+            except Exception as error:
+                self._come.put(str(error) or type(error).__name__)
+            del record

@@ -11,6 +11,8 @@ the groups were broken off or one of their connections is gone, and leave the ca
 
 A failed group is dropped at once, with everything that refers to it (a kept traceback is enough to keep it): its
 sockets close, and that is what the far members notice. gloo threads may write into a failed call's tensors until then.
+Destroying one may take until its operations time out: that is done in threads which nobody waits for, but `graves`
+counts them, so that a process that has too many can be started anew.
 """
 
 from __future__ import annotations
@@ -37,16 +39,16 @@ LANES: tuple[Lane, ...] = ("up", "down")
 """Which of a node's two groups; the top has but the one for up."""
 
 SUM: Any = ReduceOp.SUM
-OPERATION_TIMEOUT_S = 6 * 3600.0
-"""For one collective. Long, as waiting for a slow sphere is no failure; a dead one is told by its socket or control."""
+OPERATION_TIMEOUT_S = 300.0
+"""For one collective, before it is known how long a step takes. Long, as waiting for a slow sphere is no failure: a
+dead one is told by its socket or by control."""
 MESSAGE = 1
 """The tag of messages between two members."""
 CONSTRUCTOR_SHARE = 0.5
 """Of the build's time, for one gloo constructor: it may block five times what it is given, in a thread left behind."""
 WATCH_S = 0.25
 """How long a collective is left to gloo before we look for ourselves."""
-FAREWELL_S = 2.0
-"""How long `close` waits for what it destroys; a call that gloo forgot holds its group to its time-out."""
+GRAVE, BUILDER = "graveyard", "groups"
 
 
 class PeerLost(LightwatchError):
@@ -54,6 +56,11 @@ class PeerLost(LightwatchError):
 
     The tensor of the call is garbage; everything else is as it was.
     """
+
+
+def graves() -> int:
+    """How many threads of this process destroy groups, or are left behind in building them."""
+    return sum(thread.name in (GRAVE, BUILDER) for thread in threading.enumerate())
 
 
 class Started:
@@ -112,7 +119,7 @@ class Started:
 class Groups:
     """This sphere's groups in one generation. Each lane of each level is one thread's; `abort` may come from any.
 
-    meter: the byte ledger to book in.
+    meter: the byte ledger to book in. timeout: of one collective, from the next one on.
     """
 
     def __init__(
@@ -134,7 +141,6 @@ class Groups:
         self._groups: dict[tuple[int, Lane], ProcessGroupGloo] = {}
         self._sockets: dict[int, str] = {}  # descriptor -> its inode
         self._started: list[Started] = []
-        self._graves: list[threading.Thread] = []
         self._over = threading.Event()  # aborted, failed or closed: never usable again
         self._built = threading.Event()
         self._trouble = ""
@@ -159,7 +165,7 @@ class Groups:
         destroys what it gets in the end).
         """
         self._store = store
-        thread = threading.Thread(target=self._construct, args=(store, timeout_s), name="groups", daemon=True)
+        thread = threading.Thread(target=self._construct, args=(store, timeout_s), name=BUILDER, daemon=True)
         thread.start()
         done = self._built.wait(timeout_s)
         with self._lock:
@@ -168,7 +174,6 @@ class Groups:
         if built:
             thread.join()
             return
-        self._graves.append(thread)
         self.abort()
         self._bury()
         raise PeerLost(f"{self._who()} could not build its groups of generation {self.generation}: {trouble} [LW408]")
@@ -308,14 +313,11 @@ class Groups:
             shut(descriptor, inode)
 
     def close(self) -> None:
-        """Drop the groups; nothing of them is left unless gloo hangs. No barrier: call it when all are done."""
+        """Drop the groups, without waiting for gloo. No barrier: call it when all are done, or when it is all over."""
         with self._lock:
             self._over.set()
             self._sockets = {}
         self._bury()
-        deadline = time.monotonic() + FAREWELL_S
-        for grave in self._graves:
-            grave.join(max(0.0, deadline - time.monotonic()))
 
     def _bury(self) -> None:
         """Destroy groups and unfinished work in a thread: it takes until their time-out where sockets can't be shut."""
@@ -325,9 +327,7 @@ class Groups:
                 started.work = None
             self._groups, self._started = {}, []
         if remains:
-            grave = threading.Thread(target=remains.clear, name="graveyard", daemon=True)
-            grave.start()  # before it is known to `close`, which may run in another thread and joins it
-            self._graves.append(grave)
+            threading.Thread(target=remains.clear, name=GRAVE, daemon=True).start()
 
     def _who(self) -> str:
         return f"sphere {self.me.sphere} ({self.me.path})"
