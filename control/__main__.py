@@ -17,6 +17,7 @@ import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from . import crash
 from .config import Settings
 from .door import Door
 from .errors import ControlError
@@ -31,12 +32,16 @@ def main(arguments: list[str]) -> int:
     with ExitStack() as stack:
         try:
             settings = _settings(arguments)
+            crash.arm(settings.folder, "control")
             ledger = stack.enter_context(Ledger.open(settings.folder / "ledger.db", settings.run_id))
+            crash.here("control.ledger_opened")
             ledger.set("tree", settings.tree)
             door = stack.enter_context(closing(Door(settings.listen, settings.silence_s)))
+            crash.here("control.bound")
             server = Server(settings, ledger, door)
             server.catch_signals()
             _announce(settings, ledger, door)
+            crash.here("control.announced")
         except ControlError as error:
             print(f"control: {error}", file=sys.stderr)
             return 2

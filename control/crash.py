@@ -23,7 +23,20 @@ VARIABLE = "LIGHTWATCH_CRASH_POINT"
 MARK = "crash.json"
 """In the run's folder, once a point has killed: name, who, pid, at (unix seconds)."""
 
-POINTS: dict[str, str] = {}
+POINTS: dict[str, str] = {
+    "control.ledger_opened": "the ledger has the new incarnation, no address is bound",
+    "control.bound": "the address is bound, control.json does not say so yet",
+    "control.announced": "control.json is written, nobody was heard",
+    "control.before_commit": "facts are in a transaction of the ledger that is not committed",
+    "control.after_commit": "facts are in the ledger, nobody was told of them",
+    "control.metrics_written": "a version's line is in metrics.jsonl, its row not in the ledger",
+    "control.before_view": "a sphere is about to be called to a generation",
+    "control.after_view": "one sphere was called to a generation, the next was not",
+    "control.before_go": "the ledger has a generation as begun, a sphere is about to be told to go",
+    "control.after_go": "one sphere was told to go, the next was not",
+    "control.before_end": "the ledger has the run's end, a sphere is about to be told",
+    "control.after_end": "one sphere was told of the run's end, the next was not",
+}
 """Every name with the place where it stands; each is used in the code exactly once."""
 
 _TEXT = re.compile(r"(?P<name>[^@#]+)(@(?P<who>[^@#]+))?(#(?P<nth>[1-9][0-9]{0,8}))?")

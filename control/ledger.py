@@ -28,6 +28,7 @@ from typing import Any
 
 import msgspec
 
+from .crash import here
 from .errors import LedgerError
 from .events import (
     DURABLE,
@@ -219,12 +220,14 @@ class Ledger:
         """Everything recorded so far survives this process."""
         if self._inside:
             self._inside = False
+            here("control.before_commit")
             try:
                 self._execute("COMMIT", ())
             except LedgerError:
                 if self._connection.in_transaction:
                     self._connection.rollback()
                 raise
+            here("control.after_commit")
 
     def close(self) -> None:
         """Commit, fold the log into the one file, unlock. A second call does nothing; a full disk is logged."""

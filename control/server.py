@@ -18,6 +18,7 @@ from dataclasses import replace
 from .admit import ORDERS, Already, Fenced, Refusal, admit, admit_hello, admit_order, superseded
 from .apply import apply
 from .config import Settings
+from .crash import here
 from .door import Arrived, Door
 from .errors import LedgerError, WireError
 from .events import (
@@ -35,7 +36,21 @@ from .events import (
 from .journal import Journal
 from .ledger import Ledger
 from .plan import Decide, Send, plan
-from .protocol import Answer, Ask, Beat, FromSphere, Hello, Refused, Row, StoreRequest, Welcome
+from .protocol import (
+    Answer,
+    Ask,
+    Beat,
+    End,
+    FromSphere,
+    Go,
+    Hello,
+    Refused,
+    Row,
+    StoreRequest,
+    ToSphere,
+    View,
+    Welcome,
+)
 from .recall import recalled
 from .rendezvous import Rendezvous
 from .report import answer_late, answer_order, status_of, story_of, totals_by_path, tree_text
@@ -86,7 +101,7 @@ class Server:
         self._fenced = ""
         self._identity_of: dict[int, bytes] = {}
         self._sphere_of: dict[bytes, int] = {}
-        self._outbox: list[tuple[bytes, bytes]] = []
+        self._outbox: list[tuple[bytes, ToSphere | Answer]] = []
         self._ledger_broke = False
         self._terms = 0
         self._terms_seen = 0
@@ -135,7 +150,7 @@ class Server:
                     case Decide(event):
                         self._happen(event, now_s)
                     case Send(sphere, message):
-                        self._outbox.append((self._identity_of[sphere], encode(message)))
+                        self._outbox.append((self._identity_of[sphere], message))
                         self.state = apply(self.state, Sent(sphere=sphere, message=message, at_s=now_s))
             self._flush()
         self.watchers.answer(lambda request, number: answer_late(self.state, request, number))
@@ -166,6 +181,7 @@ class Server:
                 return  # All that it says is in the ledger already.
             if story is not None:
                 self.journal.write(event.row, self._micro_batches)
+                here("control.metrics_written")
         if isinstance(event, RunEnded):
             self._note_totals(now_s, 0.0)
         self.ledger.record(event)
@@ -175,8 +191,10 @@ class Server:
         if not self._ledger_broke:
             self.ledger.commit()
         outbox, self._outbox = self._outbox, []
-        for identity, frame in outbox:
-            self.door.send(identity, frame)
+        for identity, message in outbox:
+            _point_before(message)
+            self.door.send(identity, encode(message))
+            _point_after(message)
         self.watchers.flush()
 
     # ---------------------------------------------------------------- hearing
@@ -217,7 +235,7 @@ class Server:
             return
         if isinstance(event, Refusal):
             log.warning("refused: %s", event.text)
-            self._outbox.append((identity, encode(Refused(text=event.text))))
+            self._outbox.append((identity, Refused(text=event.text)))
             return
         old = self._identity_of.get(event.sphere)
         if old is not None:
@@ -227,7 +245,7 @@ class Server:
         self._happen(event, now_s)
         held = self.state.versions.held
         welcome = Welcome(sphere=event.sphere, incarnation=self.state.incarnation, rows_held=held)
-        self._outbox.append((identity, encode(welcome)))
+        self._outbox.append((identity, welcome))
 
     def _on_sphere(self, heard: Arrived, message: FromSphere, now_s: float) -> None:
         sphere = self._sphere_of.get(heard.identity)
@@ -240,7 +258,7 @@ class Server:
             self._happen(SphereReturned(sphere=sphere, at_s=now_s), now_s)
         if isinstance(message, StoreRequest):
             for who, reply in self.rendezvous.handle(sphere, message):
-                self._outbox.append((self._identity_of[who], encode(reply)))
+                self._outbox.append((self._identity_of[who], reply))
             return
         event = admit(self.state, sphere, message, now_s)
         if isinstance(event, SphereReported):
@@ -248,7 +266,7 @@ class Server:
         if event is not None:
             self._happen(event, now_s)
         if isinstance(event, SphereRefused):
-            self._outbox.append((heard.identity, encode(Refused(text=event.text))))
+            self._outbox.append((heard.identity, Refused(text=event.text)))
 
     def _known(self, row: Row) -> Row | None:
         """What the ledger holds of a version that is made, or told, again."""
@@ -269,7 +287,7 @@ class Server:
             answer = self.watchers.add(identity, ask, status_of(self.state, now_s))
         else:
             answer = Answer(request=ask.request, ok=False, text=f"control does not know {ask.what[:40]!r} [LW506]")
-        self._outbox.append((identity, encode(answer)))
+        self._outbox.append((identity, answer))
 
     def _order(self, ask: Ask, now_s: float) -> Answer:
         event = admit_order(self.state, ask)
@@ -319,6 +337,32 @@ class Server:
                 self.ledger.commit()
             except LedgerError:
                 log.error("the end is not in the ledger either")
+
+
+def _point_before(message: ToSphere | Answer) -> None:
+    """The crash points between the ledger's commit and a message that matters."""
+    match message:
+        case View():
+            here("control.before_view")
+        case Go():
+            here("control.before_go")
+        case End():
+            here("control.before_end")
+        case _:
+            pass
+
+
+def _point_after(message: ToSphere | Answer) -> None:
+    """The crash points when one sphere was told, and the next was not."""
+    match message:
+        case View():
+            here("control.after_view")
+        case Go():
+            here("control.after_go")
+        case End():
+            here("control.after_end")
+        case _:
+            pass
 
 
 def _why_broken(error: Exception) -> str:
