@@ -209,7 +209,7 @@ def compare(found: Found, path: Path, digests: list[str], expected: dict[str, in
             found.files.append({"file": path.name, "version": expected[digest], "digest": digest})
             return
     digest, version = max(expected.items(), key=lambda item: item[1])
-    got = digests[0] if digests and digests[0] else "no such tensors"
+    got = digests[0] if digests else "no such tensors"
     found.contradictions.append(Contradiction(version, path.name, digest, got, "the ledger's digest"))
 
 
