@@ -82,6 +82,14 @@ def wait_until(holds: Callable[[], object], what: str, limit_s: float = 30.0) ->
         time.sleep(0.02)
 
 
+def is_gone(pid: int) -> bool:
+    """Whether no process of this id runs any more (a zombie that nobody reaps does not run)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
 def processes_of(folder: Path) -> list[int]:
     """The processes, but this one, whose command line names the folder: control, host and workers of a run there."""
     found = []

@@ -8,9 +8,8 @@ import pytest
 
 from lightwatch.cli.verdict import (
     CONTROL_JUDGES_S,
-    HOST_CUT_OFF_S,
-    HOST_FOLLOWS_S,
-    STOPPED_MOST_S,
+    SPHERES_CUT_OFF_S,
+    SPHERES_FOLLOW_S,
     Do,
     Seen,
     decide,
@@ -25,25 +24,23 @@ INT, TERM = int(signal.SIGINT), int(signal.SIGTERM)
     [
         (Seen(), 1e9, Do.WAIT),
         (Seen(signals=(TERM,)), 0, Do.ORDER_STOP),
+        (Seen(signals=(TERM,), control_ready=False), 1e9, Do.WAIT),
         (Seen(signals=(TERM,), stop_ordered=True), 1e9, Do.WAIT),
         (Seen(signals=(INT, INT), stop_ordered=True), 0, Do.KILL),
         (Seen(signals=(INT, TERM)), 0, Do.KILL),
-        (Seen(control_code=0, host_code=0, trouble_at_s=0), 0, Do.FINISH),
-        (Seen(control_code=1, host_code=-9, trouble_at_s=0), 1e9, Do.FINISH),
-        (Seen(control_code=0, trouble_at_s=0), HOST_FOLLOWS_S - 0.1, Do.WAIT),
-        (Seen(control_code=0, trouble_at_s=0), HOST_FOLLOWS_S + 0.1, Do.KILL),
-        (Seen(control_code=-9, trouble_at_s=0), HOST_CUT_OFF_S + 0.1, Do.KILL),
-        (Seen(host_code=-9, trouble_at_s=0), CONTROL_JUDGES_S - 0.1, Do.WAIT),
-        (Seen(host_code=-9, trouble_at_s=0), CONTROL_JUDGES_S + 0.1, Do.KILL),
-        (Seen(host_code=1, trouble_at_s=0, begun=False), 0.1, Do.KILL),
-        (Seen(control_code=0, trouble_at_s=0, trained=False), HOST_CUT_OFF_S + 0.1, Do.KILL),
-        (Seen(control_stopped_s=STOPPED_MOST_S - 0.1), 0, Do.WAIT),
-        (Seen(control_stopped_s=STOPPED_MOST_S + 0.1), 0, Do.KILL),
-        (Seen(trouble_at_s=0), CONTROL_JUDGES_S + 0.1, Do.KILL),
+        (Seen(control_code=0, spheres_left=0, trouble_at_s=0), 0, Do.FINISH),
+        (Seen(control_code=1, spheres_left=0, trouble_at_s=0), 1e9, Do.FINISH),
+        (Seen(control_code=0, trouble_at_s=0), SPHERES_FOLLOW_S - 0.1, Do.WAIT),
+        (Seen(control_code=0, trouble_at_s=0), SPHERES_FOLLOW_S + 0.1, Do.KILL),
+        (Seen(control_code=-9, trouble_at_s=0), SPHERES_CUT_OFF_S + 0.1, Do.KILL),
+        (Seen(spheres_left=0, trouble_at_s=0), CONTROL_JUDGES_S - 0.1, Do.WAIT),
+        (Seen(spheres_left=0, trouble_at_s=0), CONTROL_JUDGES_S + 0.1, Do.KILL),
+        (Seen(spheres_left=0, trouble_at_s=0, begun=False), 0.1, Do.KILL),
+        (Seen(control_code=0, trouble_at_s=0, trained=False), SPHERES_CUT_OFF_S + 0.1, Do.KILL),
     ],
 )
 def test_the_next_move(seen: Seen, now_s: float, do: Do) -> None:
-    """Patience ends, signals count, and both gone is the end."""
+    """Patience ends, signals count, and all gone is the end."""
     assert decide(seen, now_s)[0] is do
 
 
