@@ -27,10 +27,10 @@ class StepReport:
 
     weight: targets (or samples) averaged over. check: sum over the weights' bits. digest: sha256 where it was taken.
     suspect: whose flag a repetition did not confirm, in words; suspects: the same by number. how: by which way this
-    sphere came to hold it: here (it began with it), tail, record, fetch or load. trouble: why the step was skipped, in a sentence. clip_ratio: the
-    factor that clipping put on the gradient. slowest: the member that finished its own micro-batches last.
-    seconds: data, compute, wait (until the slowest had finished), reduce, update, eval, and step for the whole.
-    own_…: what this sphere computed itself, repeated micro-batches too.
+    sphere came to hold it: here (it began with it), tail, record, fetch or load. trouble: why the step was skipped, in
+    a sentence. clip_ratio: the factor that clipping put on the gradient. slowest: the member that finished its own
+    micro-batches last. seconds: data, compute, wait (until the slowest had finished), reduce, update, eval, and step
+    for the whole. own_…: what this sphere computed itself, repeated micro-batches too.
     """
 
     version: int

@@ -17,7 +17,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +28,12 @@ from .departures import Departures
 from .errors import ConfigError, DataError, NonFiniteError, StateError
 from .exact import UNMEASURED, Accumulator, checksum, same_checksum, write_mean
 from .flat import Buffers, FlatLayout, bits_of, digest_of, trainable_parameters
+from .losses import LossFunction, cross_entropy, loss_of
 from .optim import AdamW, Schedule, clip_factor, clip_gradients_, norm_of
 from .snapshot import BUFFERS, HIDDEN, OPTIMIZER, PARAMETERS, Snapshot, apart, together
 from .statistics import GradientStatistics, gradient_statistics
 from .tail import Outcome, Tail
 from .trace import Trace
-
-LossFunction = Callable[[Any, Any], Tensor]
 
 
 class Applied(NamedTuple):
@@ -117,7 +116,7 @@ class Replica:
             self.model.train()
         with self._part.micro_batch(batch.weight):
             began_s = time.perf_counter()
-            loss = self._loss(batch, self.loss_fn)
+            loss = loss_of(self.model, batch, self.loss_fn, self.layout.device)
             if self.trace is not None:
                 began_s = self.trace.span("forward", began_s)
             # Float sums are of the loss summed over targets; d(mean * w) is bitwise d(sum) for cross entropy.
@@ -139,7 +138,7 @@ class Replica:
         self.restore_buffers()
         self.model.eval()
         try:
-            loss = float(self._loss(batch, self._eval_loss_fn))
+            loss = float(loss_of(self.model, batch, self._eval_loss_fn, self.layout.device))
         finally:
             self.model.train()
             self.restore_buffers()
@@ -258,7 +257,7 @@ class Replica:
         if self._written is None or self._written == (self._check, bits_of(*self._moments())):
             return None
         what = "weights" if self._written[0] != self._check else "optimizer's moments"
-        return f"the {what} are no longer what the last update wrote: this sphere's own memory did not keep them [LW304]"
+        return f"the {what} are not what the last update wrote: this sphere's own memory did not keep them [LW304]"
 
     def _moments(self) -> Sequence[Tensor]:
         if isinstance(self.optimizer, AdamW):
@@ -353,44 +352,9 @@ class Replica:
     def _home(self, offset: int) -> int:
         return self.layout.weights.data_ptr() + 4 * offset
 
-    def _loss(self, batch: Batch, loss_fn: LossFunction) -> Tensor:
-        device = self.layout.device
-        inputs, targets = _moved(batch.inputs, device), _moved(batch.targets, device)
-        if isinstance(inputs, dict):
-            outputs = self.model(**inputs)
-        elif isinstance(inputs, list | tuple):
-            outputs = self.model(*inputs)
-        else:
-            outputs = self.model(inputs)
-        loss = loss_fn(outputs, targets)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise ConfigError(f"loss_fn must return one number, the mean loss of the micro-batch; got {got} [LW205]")
-        return loss.reshape(())
-
     def _take_buffers(self, index: int) -> None:
         if index == 0 and self._buffers.words:
             self._taken_buffers.copy_(self._buffers.read())
-
-
-def cross_entropy(label_smoothing: float) -> LossFunction:
-    """Mean cross entropy over targets other than -100; classes last in the outputs, whatever stands before them.
-
-    Raises ConfigError for outputs whose shape is not targets.shape + (classes,): nothing is broadcast in silence.
-    """
-
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        if outputs.shape[:-1] != targets.shape or outputs.dim() != targets.dim() + 1:
-            raise ConfigError(
-                f"cross entropy needs outputs of shape {(*targets.shape, 'classes')} for targets of shape "
-                f"{tuple(targets.shape)}, got {tuple(outputs.shape)}: give the Trainer a loss_fn of your own [LW205]"
-            )
-        flat = outputs.reshape(-1, outputs.shape[-1])
-        return nn.functional.cross_entropy(
-            flat, targets.reshape(-1), ignore_index=-100, label_smoothing=label_smoothing
-        )
-
-    return loss
 
 
 def schedule_rate(schedule: Schedule, update: int, ordered: float | None) -> Callable[[float], float]:
@@ -407,14 +371,3 @@ def _shapes(snapshot: Snapshot) -> dict[str, str]:
     """What must be equal for one model to take another's state: by name, in words."""
     tensors = snapshot.tensors.items()
     return {n: f"{t.dtype} {tuple(t.shape)}" for n, t in tensors if not n.startswith(OPTIMIZER)}
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {name: _moved(each, device) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        moved = [_moved(each, device) for each in value]
-        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
-    return value

@@ -18,11 +18,13 @@ from .data import Batch, Batches, aligned, weight_of
 from .errors import ConfigError, StateError
 from .flat import digest_of
 from .loop import Loop
+from .losses import LossFunction
 from .metrics import TrainingState
 from .moments import Moments
 from .optim import Schedule
-from .replica import LossFunction, Replica
+from .replica import Replica
 from .status import TrainingStatus
+from .stepper import Stepper
 from .sync import Alone, Sync
 from .trace import STEPS, Trace
 from .units import Units
@@ -66,7 +68,8 @@ class Trainer:
         self._units = Units(self.config, self.data, self.eval_data)
         self._replica = Replica(model, self.config, optimizer, loss_fn)
         self._moments = Moments(self.data.steps_per_epoch, self.config.log_interval)
-        self._loop = Loop(self._replica, self._units, self.sync, scheduler, self._moments)
+        self._stepper = Stepper(self._replica, self._units, self.sync, scheduler, self._moments)
+        self._loop = Loop(self._replica, self._units, self.sync, self._stepper, self._moments)
 
     def train(self, num_epochs: int | None = None) -> TrainingState:
         """Train until `max_steps`, or for `num_epochs` if they end first; one epoch if neither is given.
@@ -147,7 +150,7 @@ class Trainer:
 
     def state(self) -> TrainingState:
         """Where training stands now, a frozen copy."""
-        return self._loop.state
+        return self._stepper.state
 
     @property
     def version(self) -> int:
@@ -166,12 +169,12 @@ class Trainer:
     @property
     def eval_loss(self) -> float | None:
         """The loss of the newest evaluation; None before the first."""
-        return self._loop.evaluations.loss
+        return self._stepper.evaluations.loss
 
     @property
     def best_eval(self) -> tuple[float, int] | None:
         """The lowest loss of an evaluation and the version it was of; None before the first."""
-        return self._loop.evaluations.best
+        return self._stepper.evaluations.best
 
     @property
     def fingerprint(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightwatch.config import TrainingConfig
 from lightwatch.errors import ConfigError
-from lightwatch.replica import cross_entropy
+from lightwatch.losses import cross_entropy
 from lightwatch.status import TrainingStatus
 from lightwatch.trainer import Trainer
 from tests.models import byte_pairs, regression_pairs, small_trainer

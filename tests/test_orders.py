@@ -212,7 +212,7 @@ def test_a_learning_rate_that_is_none_is_refused(rate: float) -> None:
     trainer = small_trainer()
     with pytest.raises(ConfigError, match="finite and >= 0"):
         trainer.set_learning_rate(rate)
-    assert trainer._loop._place.in_force == Wanted()
+    assert trainer._stepper.place.in_force == Wanted()
 
 
 class Tree:
