@@ -87,6 +87,7 @@ class TreeSync:
         self.members = 1
         self.rank = 0
         self.path = link.path
+        self.paths: tuple[str, ...] = ()
         self.trace: Trace | None = None
         self.finish: Callable[[], object] | None = None
         self.kept: Callable[[Path], object] | None = None
@@ -158,6 +159,7 @@ class TreeSync:
         self._view, self._generation = view, view.generation
         ids = [member.sphere for member in view.members]
         self.members, self.rank = len(ids), ids.index(self._link.heard.sphere)
+        self.paths = tuple(member.path for member in view.members)
         self.first = self.rank == 0
         if self.first and self._config is not None:
             self._configured(self._config)

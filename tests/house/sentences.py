@@ -27,7 +27,7 @@ CARRIERS: dict[str, tuple[str, int | None]] = {
 # Functions that give a sentence back; one that has nothing to say gives "" or None.
 SPEAKERS = {
     *("_compare", "_conflict_text", "_overdue", "_sentence", "_silence", "_trouble_of", "_why_broken"),
-    *("_why_not_sound", "carry_on", "found", "soundness", "told", "why_not_as_written", "why_not_equal"),
+    *("_why_not_sound", "carry_on", "found", "soundness", "told", "why_not_as_written", "why_not_equal", "_apart"),
     "why_not_here",
 }
 # What a message, an event or a record holds was a whole sentence where it was made; so is what is kept as one.
