@@ -73,7 +73,6 @@ class Life:
             os.set_blocking(ours, False)
         found = cls(post, line, hold, status, stdout)
         request = {
-            "dir": str(post.dir),
             "control": post.control,
             "path": post.path,
             "script": post.script,

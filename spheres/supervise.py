@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from . import handover, pids, restart
 from .life import Life, Post
@@ -48,7 +49,7 @@ class Supervisor:
         self._pid_file = post.folder / "worker.pid"
         self._own_file = post.folder / "supervisor.pid"
         self._template = post.template or handover.new_name()
-        self._keeper = None if post.template else OwnTemplate(self._template)
+        self._keeper = None if post.template else OwnTemplate(self._template, post.dir)
         self._watched = selectors.DefaultSelector()
         self._lifeline = lifeline
         self._life: Life | None = None
@@ -234,9 +235,9 @@ class Supervisor:
 class OwnTemplate:
     """A template for one supervisor alone, where there is no launcher: its child, started anew by the same rule."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, folder: Path) -> None:
         pids.adopt_orphans()
-        self._command = [sys.executable, "-P", "-m", "spheres.template", "--socket", name]
+        self._command = [sys.executable, "-P", "-m", "spheres.template", "--dir", str(folder), "--socket", name]
         self._in_vain = 0
         self._again_at_s: float | None = None
         self._process = self._start()

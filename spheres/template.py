@@ -3,7 +3,7 @@
 Importing torch costs 2 to 3 s of CPU a process; a fork costs some ms and shares the pages. The template does no torch
 work of its own, so no thread exists when it forks.
 
-A request is one line over a Unix socket with the worker's four descriptors (`launch.Pipes`): {"dir", "control", "path",
+A request is one line over a Unix socket with the worker's four descriptors (`launch.Pipes`): {"control", "path",
 "script", "profile", "former"}. The answer is {"pid": n} with a handle on the process (a pidfd; none where there are no
 such things). The line stays open: {"ended": code} follows, negative for a signal, as only a parent can know it.
 
@@ -39,6 +39,7 @@ Work = Callable[[dict[str, Any], Pulse], int | None]
 def main() -> int:
     """Listen, load torch, and serve until stdin ends."""
     parser = argparse.ArgumentParser(prog="python -m spheres.template", description="Fork workers for supervisors.")
+    parser.add_argument("--dir", required=True, type=Path, help="the run's folder")
     parser.add_argument("--socket", required=True, help="where to listen: a path, or @NAME for one of the kernel's own")
     given = parser.parse_args()
     follow_launcher()
@@ -49,7 +50,7 @@ def main() -> int:
 
         def work(request: dict[str, Any], pulse: Pulse) -> int:
             return worker.main(
-                Path(request["dir"]),
+                given.dir,
                 request["control"],
                 request["path"],
                 request["script"],
@@ -60,17 +61,18 @@ def main() -> int:
 
         gc.collect()
         gc.freeze()  # a collection would write to every object, and so unshare its page
-        return Template(listener, work).serve()
+        return Template(listener, given.dir, work).serve()
 
 
 class Template:
     """Serves requests, one after the other. Main thread only, with no other thread running.
 
-    work: called in each worker with its request.
+    folder: the run's. work: called in each worker with its request.
     """
 
-    def __init__(self, listener: socket.socket, work: Work) -> None:
+    def __init__(self, listener: socket.socket, folder: Path, work: Work) -> None:
         self._listener = listener
+        self._folder = folder
         self._work = work
         self._asked: dict[int, socket.socket] = {}
         self._woken, self._wake = os.pipe()
@@ -116,7 +118,7 @@ class Template:
         pid = os.fork()
         if pid == 0:
             self._let_go(line)
-            pid_file = Path(request["dir"], "spheres", request["path"], "worker.pid")
+            pid_file = self._folder / "spheres" / request["path"] / "worker.pid"
             be_worker(pid_file, pipes, lambda pulse: self._work(request, pulse))
         self._asked[pid] = line
         handle = [os.pidfd_open(pid)] if sys.platform == "linux" else []

@@ -90,7 +90,8 @@ class Launch:
         from spheres import pids
 
         threads = self._settings.run.training.threads
-        child = start_child("spheres.template", ["--socket", self._socket], self._folder.log("host"), threads)
+        arguments = ["--dir", str(self._folder.path), "--socket", self._socket]
+        child = start_child("spheres.template", arguments, self._folder.log("host"), threads)
         pids.write(self._folder.template_pid, child.pid)
         log.info("template: pid %d", child.pid)
         return child

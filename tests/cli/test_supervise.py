@@ -32,7 +32,7 @@ from spheres.template import Template
 
 def work(request, pulse):
     path, former = request["path"], request["former"]
-    lives = Path(request["dir"], "lives")
+    lives = Path({folder!r}, "lives")
     with lives.open("a") as file:
         file.write(f"{{os.getpid()}} {{former}}\\n")
     life = len(lives.read_text().splitlines())
@@ -40,7 +40,7 @@ def work(request, pulse):
     print("aside from", path, file=sys.stderr)
     {body}
 
-sys.exit(Template(handover.listen({name!r}), work).serve())
+sys.exit(Template(handover.listen({name!r}), Path({folder!r}), work).serve())
 """
 
 
@@ -56,7 +56,8 @@ class House:
 
     def work(self, body: str) -> House:
         """Begin a template; a former one of this house is dead."""
-        text = TEMPLATE.format(root=str(ROOT), body=body.replace("\n", "\n    "), name=self.name)
+        body = body.replace("\n", "\n    ")
+        text = TEMPLATE.format(root=str(ROOT), body=body, name=self.name, folder=str(self.folder))
         self.template = subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE, start_new_session=True)
         self._started.append(self.template)
         return self
@@ -221,7 +222,7 @@ def test_a_worker_and_what_it_started_end_with_the_supervisor(how: str, house: H
 def test_what_a_worker_started_is_gone_before_the_next_one_begins(house: House) -> None:
     body = (
         "if life == 1:\n"
-        "    with open(request['dir'] + '/child', 'w') as file:\n"
+        "    with open(lives.with_name('child'), 'w') as file:\n"
         "        file.write(str(subprocess.Popen(['sleep', '600']).pid))\n"
         "    os._exit(75)"
     )
