@@ -235,6 +235,7 @@ def test_a_template_that_is_killed_takes_no_worker_with_it(house: House) -> None
     """And the next worker comes from the next template, which the supervisor waits for."""
     process = house.work(f"life == 1 and {SLEEP}").supervise()
     worker = house_pid(process)
+    wait_until((house.folder / "lives").exists, "the worker's own work")
     assert house.template is not None
     house.template.kill()
     house.template.wait()
