@@ -58,6 +58,10 @@ class PeerLost(LightwatchError):
     """
 
 
+class Worn(LightwatchError):
+    """gloo holds on to too much of former generations: this process must be started anew."""
+
+
 def graves() -> int:
     """How many threads of this process destroy groups, or are left behind in building them."""
     return sum(thread.name in (GRAVE, BUILDER) for thread in threading.enumerate())

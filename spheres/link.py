@@ -153,7 +153,8 @@ class Link:
         with self._changed:
             new = msgspec.structs.replace(self._standing, **fields)
             move(self._standing.phase, new.phase)
-            urgent = (new.phase, new.failed_in) != (self._standing.phase, self._standing.failed_in)
+            old = self._standing
+            urgent = (new.phase, new.failed_in, new.unreachable) != (old.phase, old.failed_in, old.unreachable)
             self._standing = new
             self._beat_due |= urgent
         if urgent:

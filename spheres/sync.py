@@ -1,56 +1,64 @@
 """A trainer's tree: the Sync that answers roll calls, sums over groups and learns orders from control.
 
 Laws
-  1. gloo gets wire buffers only: an own sum is copied just before its reduction, for a reduction that fails leaves
-     garbage. Wire buffers belong to a generation; the next one gets fresh ones.
+  1. gloo gets wire buffers only (wires.py), and they belong to a generation.
   2. A failed collective changes nothing here: this sphere says `failed_in` in every beat, until control calls a View.
   3. Seen orders and the generation are read together: who has heard of a newer generation adds to no older tail.
+  4. Of an error only the words are kept; its traceback would keep dead groups alive.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from control.protocol import NO_GENERATION, Closed, Generation, Go, How, Phase, Proof, Ready, Row, View
-from control.protocol import Position as WirePosition
+from control.protocol import NO_GENERATION, End, Failed, Generation, Go, How, Memory, Phase, Proof, View
 from lightwatch.config import TrainingConfig
-from lightwatch.errors import ReductionError, RunEnded, StateError
+from lightwatch.errors import DataError, RunEnded, StateError, coded
 from lightwatch.metrics import Closing, StepReport
-from lightwatch.sync import GenerationEnded, Length, Position, Standing, Start, Wanted
+from lightwatch.snapshot import Snapshot
+from lightwatch.sync import GenerationEnded, Length, Position, Sick, Standing, Start, Wanted
 from lightwatch.tail import Tail
 from lightwatch.trace import Trace
 
-from .broadcast import broadcast_state
-from .groups import Groups, PeerLost
+from .fetch import FetchBroken, unreachable
+from .folder import Folder
+from .groups import Groups, PeerLost, Worn, graves
+from .larder import Larder
 from .link import ControlSilent, Link
 from .meter import Meter
-from .pipeline import Pipeline
-from .state import Heard, share_out
+from .patience import CONTROL_GONE_S, wait_for_control
+from .provision import Provision
+from .state import Heard, deal, deal_further_on, operation_timeout_s, share_out
 from .store import LinkStore
+from .wires import Wires
+from .words import closed_of, packed, position_of, ready_of, row_of, start_of, wire_position
 
 T = TypeVar("T")
 log = logging.getLogger("lightwatch.spheres")
 
-CONTROL_GONE_S = 60.0
-"""With control silent for so long, a sphere that needs it gives up."""
+FAREWELL_S = 60.0
+"""With control silent for so long, a sphere whose last version is agreed leaves: it waits only for the run's end."""
 BUILD_SHARE = 4.0
 """Of silence_s: what building the groups of a generation may take; many spheres on few cores are slow."""
+GRAVES_MOST = 16
+"""Former generations' groups that gloo still holds; a process with more of them is started anew."""
+MADE_A_VERSION = b"v"
 
 
 class TreeSync:
     """The seam of `lightwatch.sync` on a tree.
 
-    keep: called with the model once the last version is agreed, on the first sphere only, before control hears of it:
-    what it writes is there when the run is over. configured: called with the trainer's config, on the first sphere.
+    larder: where this sphere's state is fetched from. pulse: told once that this process has made a version.
     """
 
     alone = False
@@ -62,27 +70,29 @@ class TreeSync:
         run_id: str,
         silence_s: float,
         *,
-        keep: Callable[[nn.Module], Path],
-        configured: Callable[[TrainingConfig], None],
+        larder: Larder,
+        folder: Folder,
+        pulse: Callable[..., object] | None = None,
     ) -> None:
         self._link = link
         self._run_id = run_id
         self._silence_s = silence_s
-        self._keep = keep
-        self._configured = configured
+        self._provision = Provision(larder, folder, silence_s)
+        self._folder = folder
+        self._pulse = pulse
         self._config: TrainingConfig | None = None
         self._generation: Generation = NO_GENERATION
+        self._holds_state = False
         self._view: View | None = None
         self._go: Go | None = None
-        self._groups: Groups | None = None
-        self._pipeline: Pipeline | None = None
+        self._wires: Wires | None = None
         self._meter = Meter()
         self._gradient_bytes = 0
-        self._wires: list[Tensor] = []
-        self._next_wire = 0
-        self._homes: list[torch.device] = []
-        self._dirty = self._dealt = False
+        self._dealt = False
         self._deal_check = 0
+        self._training = 0
+        self._owners: tuple[Position, list[int]] | None = None
+        self._step_s = self._longest_step_s = 0.0
         self.first = False
         self.members = 1
         self.rank = 0
@@ -90,8 +100,9 @@ class TreeSync:
         self.paths: tuple[str, ...] = ()
         self.trace: Trace | None = None
         self.finish: Callable[[], object] | None = None
-        self.kept: Callable[[Path], object] | None = None
+        self.kept: Callable[..., object] | None = None
         self._last: tuple[Closing, nn.Module] | None = None
+        self._saved: tuple[str, float] | None = None
 
     # ------------------------------------------------------------ becoming part of a generation
 
@@ -117,37 +128,30 @@ class TreeSync:
         self._leave_generation()
         while True:
             view = self._await(self._newer_view, "with a roll call")
-            self._enter_view(view)
+            if not self._enter_view(view):
+                continue  # left out of it: frozen until there is one for this sphere too
+            if self.first and not self._holds_state and standing.position == Position() and not self._folder.has_v0():
+                self._folder.write_v0(standing.snapshot())
             self._link.send(
-                Ready(
-                    generation=view.generation,
-                    position=WirePosition(*standing.position),
-                    holds_state=True,
-                    digest=standing.digest,
-                    done=list(standing.done),
-                    has_sums=standing.has_sums,
-                    in_force=standing.in_force,
-                )
+                ready_of(view.generation, standing, holds_state=self._holds_state, has_v0=self._folder.has_v0())
             )
             go = self._await(self._go_or_newer, "to Ready")
-            if isinstance(go, Go) and self._build(view):
-                self._go = go
-                return Start(
-                    Position(*_tuple(go.position)),
-                    keep=go.keep,
-                    share=bool(go.donor),
-                    holder=go.how is not How.FETCH,
-                    in_force=go.in_force,
-                )
+            if isinstance(go, Go) and self._obey(view, go):
+                self._provision.begin(go, standing.snapshot)
+                return start_of(go)
 
-    def share_state(self, tensors: dict[str, Tensor], start: Start) -> None:
-        """The donor is the first sphere: its state goes down the tree, checked at each hop."""
-        assert self._groups is not None
+    def fetch(self) -> Snapshot:
+        """From the donor that Go named, or from the checkpoint of last resort; what came is kept for another try."""
+        assert self._go is not None and self._view is not None
+        go, me = self._go, self._link.heard.sphere
+        donor = next((peer for peer in self._view.members if peer.sphere == go.donor and peer.sphere != me), None)
         self._link.stand(phase=Phase.FETCHING)
         try:
-            broadcast_state(self._groups, tensors, start.holder)
-        except PeerLost as error:
-            self._break_off(error)
+            snapshot = self._provision.get(go, donor, lambda: self._link.heard.ends(go.generation))
+        except (FetchBroken, DataError) as error:
+            self._break_off(str(error))
+        self._holds_state = True
+        return snapshot
 
     def _newer_view(self, heard: Heard) -> View | None:
         return heard.view if heard.generation > self._generation else None
@@ -155,116 +159,144 @@ class TreeSync:
     def _go_or_newer(self, heard: Heard) -> Go | View | None:
         return self._newer_view(heard) or heard.go
 
-    def _enter_view(self, view: View) -> None:
-        self._view, self._generation = view, view.generation
+    def _enter_view(self, view: View) -> bool:
+        """Freeze; whether this sphere is one of the members."""
+        self._generation = view.generation
+        self._link.stand(phase=Phase.FROZEN, generation=view.generation, accuses=0, unreachable=[])
         ids = [member.sphere for member in view.members]
+        if self._link.heard.sphere not in ids:
+            log.info("this sphere is left out of generation %s", view.generation)
+            return False
+        self._view = view
         self.members, self.rank = len(ids), ids.index(self._link.heard.sphere)
         self.paths = tuple(member.path for member in view.members)
         self.first = self.rank == 0
         if self.first and self._config is not None:
-            self._configured(self._config)
+            self._folder.configured(self._config)
             self._config = None
-        self._link.stand(phase=Phase.FROZEN, generation=view.generation)
+        return True
 
-    def _build(self, view: View) -> bool:
-        """Connect the groups; False if that failed, which the beats then say."""
+    def _obey(self, view: View, go: Go) -> bool:
+        """This generation runs: connect its groups. False if that failed, which the beats then say."""
+        self._holds_state = self._holds_state or go.how is How.HERE
+        self._link.remember(Memory(generation=view.generation, members=view.members, position=go.position))
+        if graves() > GRAVES_MOST:
+            raise Worn(f"gloo still holds {graves()} groups of former generations: start this sphere anew [LW408]")
         groups = Groups(view.members, self._link.heard.sphere, view.generation, meter=self._meter)
+        groups.timeout = timedelta(seconds=operation_timeout_s(self._longest_step_s))
         self._link.on_interrupt(groups.abort, view.generation)
         self._link.stand(phase=Phase.BUILDING)
         timeout_s = self._silence_s * BUILD_SHARE
         try:
             groups.connect(LinkStore(self._link, self._run_id, view.generation, timeout_s), timeout_s)
         except PeerLost as error:
-            log.warning("%s", error)
-            self._link.stand(phase=Phase.FROZEN, failed_in=view.generation)
+            self._freeze(str(error))
             return False
-        self._groups, self._pipeline = groups, Pipeline(groups)
+        self._go, self._wires = go, Wires(groups)
         return True
 
     def _leave_generation(self) -> None:
         self._link.on_interrupt(None)
-        if self._pipeline is not None:
-            self._pipeline.close()
-        if self._groups is not None:
-            self._groups.close()
-        self._groups, self._pipeline, self._go = None, None, None
-        self._wires, self._homes, self._next_wire = [], [], 0
-        self._dirty = self._dealt = False
+        self._provision.end()
+        if self._wires is not None:
+            self._wires.close()
+        self._wires = self._go = self._owners = None
+        self._dealt = False
 
-    def _break_off(self, error: PeerLost) -> NoReturn:
-        log.warning("%s", error)
-        self._link.stand(phase=Phase.FROZEN, failed_in=self._generation)
-        raise GenerationEnded(str(error)) from None
+    def _break_off(self, why: str) -> NoReturn:
+        self._freeze(why)
+        raise GenerationEnded(why)
+
+    def _freeze(self, why: str, accuses: int = 0) -> None:
+        """Say in every beat that this generation failed here, and look who can't be reached, without waiting."""
+        log.warning("%s", why)
+        if self._wires is not None:
+            self._wires.groups.abort()
+        self._link.stand(phase=Phase.FROZEN, failed_in=self._generation, accuses=accuses)
+        if self._view is not None and not self._link.heard.ends(self._generation):
+            look = partial(self._look_who_is_gone, self._view, self._link.heard.sphere)
+            threading.Thread(target=look, name="probe", daemon=True).start()
+
+    def _look_who_is_gone(self, view: View, me: int) -> None:
+        gone = unreachable([member for member in view.members if member.sphere != me], self._silence_s / 2)
+        if gone and self._link.standing.failed_in == view.generation:
+            self._link.stand(unreachable=gone)
 
     # ------------------------------------------------------------ a step
 
     def deal(self, position: Position, training: int, evaluation: int) -> Sequence[int]:
-        """Go's deal for the position that the generation began at, even shares afterwards; evaluation evenly too."""
-        assert self._view is not None and self._pipeline is not None
-        self._pipeline.trace = self.trace
+        """Go's deal for the position that the generation began at; afterwards shares by pace; evaluation evenly."""
+        assert self._view is not None and self._wires is not None
+        self._wires.show(self.trace)
         ids = [member.sphere for member in self._view.members]
-        deal = share_out(training, ids, position.attempt)
-        anew = self._dirty
-        if self._go is not None and training and position == _tuple(self._go.position):
-            deal = self._go.deal
-            anew = anew or (self._dealt and self._go.keep)
-            self._dealt = True
+        begun_here = self._go is not None and training > 0 and position == position_of(self._go.position)
+        anew = self._wires.dirty or (begun_here and self._dealt and self._go is not None and self._go.keep)
         if anew:  # after an exception that the script survived: what was sent, or kept, is no longer what is told
-            assert self._groups is not None
-            self._groups.abort()
-            self._break_off(PeerLost("a step was begun anew after a part of it had been handed on [LW408]"))
+            self._break_off("a step was begun anew after a part of it had been handed on [LW408]")
+        self._dealt = self._dealt or begun_here
+        shares = self._go.deal if begun_here and self._go is not None else self._shares(position, training, ids)
         evaluations = share_out(evaluation, ids, position.attempt)
-        self._deal_check = zlib.crc32(repr((sorted(deal.items()), evaluations)).encode())
+        self._deal_check = zlib.crc32(repr((sorted(shares.items()), evaluations)).encode())
+        self._training, self._step_s = training, time.monotonic()
         self._link.stand(closing=not training)
         mine = self._link.heard.sphere
-        return [*deal.get(mine, ()), *(training + unit for unit in evaluations[mine])]
+        return [*shares.get(mine, ()), *(training + unit for unit in evaluations[mine])]
+
+    def _shares(self, position: Position, training: int, ids: list[int]) -> dict[int, list[int]]:
+        """On a repetition nobody computes again what it computed last."""
+        if position.attempt and self._owners is not None and len(self._owners[1]) == training:
+            if self._owners[0] == position._replace(attempt=position.attempt - 1):
+                return deal_further_on(self._owners[1], ids)
+        number = self._link.standing.in_force
+        paces = self._link.heard.orders[number - 1].paces if number else {}
+        return deal(training, ids, paces, position.attempt)
 
     def reduce(self, bucket: Tensor) -> None:
-        assert self._pipeline is not None
-        if self._next_wire == len(self._wires):
-            self._wires.append(torch.empty(bucket.shape, dtype=bucket.dtype, device="cpu"))
-            self._homes.append(bucket.device)
-        wire = self._wires[self._next_wire]
-        wire.copy_(bucket)
-        self._dirty = True
-        self._pipeline.start(wire)
-        self._next_wire += 1
+        assert self._wires is not None
+        self._wires.send(bucket)
 
     def reduced(self) -> list[Tensor]:
-        assert self._pipeline is not None
-        self._next_wire = 0
+        assert self._wires is not None
         try:
-            return [wire.to(home) for wire, home in zip(self._pipeline.finish(), self._homes, strict=False)]
+            return self._wires.sums()
         except PeerLost as error:
-            self._break_off(error)
+            self._break_off(str(error))
 
     def tail(self, tail: Tail, position: Position) -> Tail:
-        assert self._pipeline is not None
+        assert self._wires is not None
         heard = self._link.heard
         if heard.ends(self._generation):
             raise GenerationEnded(f"generation {self._generation} is over")
         mine = {
             "generation": self._generation[0] << 32 | self._generation[1],
-            "position": position.lineage << 48 | position.version << 8 | position.attempt,
+            "position": packed(position),
             "deal": self._deal_check,
             "seen": heard.seen,
         }
         for name, value in mine.items():
             tail.members[name][self.rank] = value
-        self._dirty = True
         try:
-            self._pipeline.exchange(torch.from_numpy(tail.vector))
+            self._wires.sum_tail(torch.from_numpy(tail.vector))
         except PeerLost as error:
-            self._break_off(error)
-        self._dirty = False
+            self._break_off(str(error))
+        self._provision.arrived()
+        self._owners = (position, tail.units["owner"][: self._training].tolist())
+        self._longest_step_s = max(self._longest_step_s, time.monotonic() - self._step_s)
+        self._wires.groups.timeout = timedelta(seconds=operation_timeout_s(self._longest_step_s))
         return tail
 
-    def unsound(self, reason: str) -> None:
-        raise ReductionError(f"the step is not taken: {reason}")
+    def unsound(self, reason: str, odd: int | None = None) -> NoReturn:
+        """The odd one leaves, and says so; the others wait for a generation without it."""
+        if odd is not None and odd == self.rank:
+            told = f"sphere {self.path} can't trust its own memory, and leaves for a successor: {reason}"
+            self._link.send(Failed(text=coded(told, "LW304"), sick=True))
+            raise Sick(coded(told, "LW304"))
+        assert self._view is not None
+        self._freeze(reason, self._view.members[odd].sphere if odd is not None else 0)
+        raise GenerationEnded(reason)
 
     def name_of(self, rank: int) -> str:
-        assert self._view is not None
-        return f"sphere {self._view.members[rank].path}"
+        return f"sphere {self.paths[rank]}"
 
     # ------------------------------------------------------------ orders and reports
 
@@ -289,83 +321,79 @@ class TreeSync:
     def progress(self, position: Position, phase: str, done: int = 0, dealt: int = 0) -> None:
         if self._link.heard.ends(self._generation):  # between micro-batches the sums are whole
             raise GenerationEnded(f"generation {self._generation} is over")
-        if self._generation != NO_GENERATION:
-            self._link.stand(phase=Phase(phase), position=WirePosition(*position), units_done=done, units_dealt=dealt)
+        if self._go is None:
+            return
+        if position == position_of(self._go.position):
+            self._provision.serve(self._go)  # after a record was followed, this sphere holds it too
+        at = wire_position(position)
+        self._link.stand(phase=Phase(phase), position=at, units_done=done, units_dealt=dealt)
 
     def report(self, report: StepReport) -> None:
-        if self._groups is not None and report.seconds:  # a step made it, skipped or not
-            self._meter.made_version(self._groups.plans, self._gradient_bytes)
-        self._link.send(
-            Row(
-                generation=self._generation, version=report.version, loss=report.loss,
-                learning_rate=report.learning_rate, grad_norm=report.grad_norm, weight=report.weight,
-                samples=report.samples, attempts=report.attempts, skipped=report.skipped, in_force=report.in_force,
-                check=report.check, digest=report.digest, epoch=report.epoch, eval_loss=report.eval_loss,
-                suspect=report.suspect, trouble=report.trouble, clip_ratio=report.clip_ratio,
-                slowest=self._path_of(report.slowest), seconds=report.seconds, own_units=report.own_units,
-                own_samples=report.own_samples, own_weight=report.own_weight, traffic=self._meter.lines(),
-                round_trips=self._pipeline.round_trips() if self._pipeline else {},
-            )
-        )  # fmt: skip
+        assert self._view is not None and self._go is not None and self._wires is not None
+        if report.seconds:  # a step made it, skipped or not
+            self._meter.made_version(self._wires.groups.plans, self._gradient_bytes)
+        lineage = self._go.position.lineage
+        self._link.send(row_of(report, self._view, lineage, self._meter.lines(), self._wires.round_trips()))
         self._link.stand(in_force=report.in_force)  # after the row: the order holds from that version, not before
-
-    def _path_of(self, rank: int | None) -> str | None:
-        return self._view.members[rank].path if self._view is not None and rank is not None else None
+        if report.how != "here":
+            self._folder.note(
+                version=report.version, generation=list(self._generation), how=report.how, units=report.own_units,
+                attempts=report.attempts,
+            )  # fmt: skip
+        if report.seconds and self._pulse is not None:
+            self._pulse(MADE_A_VERSION)
+            self._pulse = None
 
     def closed(self, closing: Closing, model: nn.Module) -> None:
         self._last = (closing, model)
         self._link.stand(phase=Phase.CLOSING)
 
+    # ------------------------------------------------------------ the end
+
     def leave(self) -> None:
         """The script has ended: keep the model, tell control, and stay until it says that the run is over.
 
-        Raises StateError if nothing was trained, RunEnded if the run failed. With control dead it leaves by itself.
+        Until then this sphere takes part in new generations, as a holder. Raises StateError if nothing was trained,
+        RunEnded if the run failed. With control dead it leaves by itself.
         """
         if self.finish is not None:
             self.finish()
-        if self._last is None or self._groups is None:
-            raise StateError("the script ended without training: call Trainer(...).train() [LW803]")
-        closing, model = self._last
-        save_s = self._save(model) if self.first else 0.0
-        self._link.send(
-            Closed(
-                generation=self._generation, version=closing.version, digest=closing.digest,
-                eval_loss=closing.eval_loss, eval_weight=closing.eval_weight,
-                traffic=self._meter.lines(), micro_batches=closing.micro_batches,
-                busy_s=closing.busy_s, save_s=save_s, reason=closing.reason,
-            )
-        )  # fmt: skip
-        try:
-            end = self._await(lambda heard: heard.end, "to Closed")
-        except ControlSilent as error:
-            log.warning("%s; the last version is agreed, so this sphere leaves", error)
-            return
+        while True:
+            self._say_closed()
+            try:
+                told = self._await(self._end_or_newer, "to Closed", FAREWELL_S)
+            except ControlSilent as error:
+                log.warning("%s; the last version is agreed, so this sphere leaves", error)
+                return
+            if isinstance(told, End):
+                break
+            if self.finish is not None:
+                self.finish()
         self._leave_generation()
         self._link.stand(phase=Phase.CLOSED)
-        if end.status == "failed":
-            raise RunEnded(end.status, end.reason)
+        if told.status == "failed":
+            raise RunEnded(told.status, told.reason)
 
-    def _save(self, model: nn.Module) -> float:
-        """Write the model; how many seconds that took."""
-        began_s = time.perf_counter()
-        path = self._keep(model)
-        save_s = time.perf_counter() - began_s
-        if self.kept is not None:
-            self.kept(path)
-        return save_s
+    def _say_closed(self) -> None:
+        if self._last is None or self._wires is None:
+            raise StateError("the script ended without training: call Trainer(...).train() [LW803]")
+        closing, model = self._last
+        self._link.stand(phase=Phase.CLOSING)
+        save_s = self._save(model, closing.digest) if self.first else 0.0
+        self._link.send(closed_of(closing, self._generation, self._meter.lines(), save_s))
 
-    def _await(self, pick: Callable[[Heard], T | None], to: str) -> T:
-        """Wait as long as control lives: how long a roll call may take is control's to judge."""
-        silent_s = 0.0
-        while True:
-            tick = self._link.heard.tick
-            try:
-                return self._link.wait(pick, self._silence_s, to)
-            except ControlSilent:
-                silent_s = silent_s + self._silence_s if self._link.heard.tick == tick else 0.0
-                if silent_s >= CONTROL_GONE_S:
-                    raise
+    def _end_or_newer(self, heard: Heard) -> End | View | None:
+        return heard.end or self._newer_view(heard)
 
+    def _save(self, model: nn.Module, digest: str) -> float:
+        """Write the model, once; how many seconds that took."""
+        if self._saved is None or self._saved[0] != digest:
+            began_s = time.perf_counter()
+            path = self._folder.keep(model)
+            self._saved = (digest, time.perf_counter() - began_s)
+            if self.kept is not None:
+                self.kept(path)
+        return self._saved[1]
 
-def _tuple(position: WirePosition) -> tuple[int, int, int]:
-    return position.lineage, position.version, position.attempt
+    def _await(self, pick: Callable[[Heard], T | None], to: str, gone_s: float = CONTROL_GONE_S) -> T:
+        return wait_for_control(self._link, pick, to, self._silence_s, gone_s)

@@ -15,12 +15,17 @@ from control.protocol import Failed, Hello
 from lightwatch import config, job
 from lightwatch import sync as seam
 from lightwatch.errors import ConfigError, DataError, LightwatchError, RunEnded, told
+from lightwatch.sync import Sick
 from lightwatch.trace import Trace
 
-from .link import AdmissionRefused, Link
+from .folder import Folder
+from .groups import Worn
+from .larder import Larder
+from .link import START_ANEW, AdmissionRefused, Link, LinkBroken
 from .sync import TreeSync
 
-OPEN_S = 30.0
+OPEN_S, OPEN_SUPERVISED_S = 30.0, 600.0
+"""How long control is waited for; a supervised sphere may come while control is started anew."""
 FAREWELL_S = 3.0
 
 
@@ -34,7 +39,8 @@ def main(
     former: int = 0,
     pulse: Callable[..., None] | None = None,
 ) -> int:
-    """Be the sphere at `path` of the run in `run_dir` until the run is over; the exit code.
+    """Be the sphere at `path` of the run in `run_dir` until the run is over; the exit code: 0 done, 1 the run failed,
+    2 the user's input is to blame, 75 this process must be started anew and the run goes on.
 
     script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml. profile: write one. former:
     process id of the sphere here before, which is dead. pulse: tells the supervisor that this process lives; given
@@ -44,19 +50,20 @@ def main(
     run = config.load(run_dir / "config.toml", config.RunConfig())
     run_id = json.loads((run_dir / "control.json").read_text())["run_id"]
     silence_s = run.control.silence_s
-    hello = Hello(run_id=run_id, path=path, pid=os.getpid(), host=socket.gethostname(), former=former)
-    link = Link(address, hello, silence_s)
-    sync = TreeSync(
-        link,
-        run_id,
-        silence_s,
+    larder = Larder()
+    hello = Hello(run_id=run_id, path=path, pid=os.getpid(), host=socket.gethostname(), former=former, port=larder.port)
+    link = Link(address, hello, silence_s, pulse=pulse)
+    folder = Folder(
+        run_dir,
+        path,
         keep=lambda model: job.finish(model, run_dir, run.training.seed),
         configured=lambda config: job.write_config(run_dir, config, run) if script else None,
     )
+    sync = TreeSync(link, run_id, silence_s, larder=larder, folder=folder, pulse=pulse)
     if profile:
         sync.trace = Trace(run_dir / "profile", path)
     try:
-        link.open(OPEN_S)
+        link.open(OPEN_S if pulse is None else OPEN_SUPERVISED_S)
         seam.current = sync
         try:
             if script:
@@ -73,10 +80,14 @@ def main(
     except AdmissionRefused as error:
         print(error, file=sys.stderr)
         return 1
+    except (Sick, LinkBroken, Worn) as error:
+        print(error, file=sys.stderr)
+        return START_ANEW
     except Exception as error:
         return _give_up(link, path, error)
     finally:
         link.close()
+        larder.close()
 
 
 def _give_up(link: Link, path: str, error: Exception) -> int:
