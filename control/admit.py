@@ -87,28 +87,36 @@ def admit_hello(
         if hello.sphere in (0, seat.sphere):
             return SphereReturned(sphere=seat.sphere, at_s=now_s)
         return Refusal(f"sphere {hello.path}: it says it is number {hello.sphere}; the path's is {seat.sphere} [LW405]")
-    if hello.sphere and state.remembers and hello.sphere not in state.seats:
+    if hello.sphere and state.remembers and _is_remembered(state, hello):
         return SphereCame(sphere=hello.sphere, hello=hello, at_s=now_s)
     if hello.sphere:
         return Refusal(f"sphere {hello.path}: number {hello.sphere} was given up; start it anew [LW405]")
     return SphereCame(sphere=state.next_sphere, hello=hello, at_s=now_s)
 
 
+def _is_remembered(state: State, hello: Hello) -> bool:
+    """Whether it is a sphere from before this control, which may have its number back."""
+    known = state.seats.get(hello.sphere)
+    return known is None or (known.unseen and known.path == hello.path)
+
+
 def _of_another_control(state: State, hello: Hello, now_s: float) -> Remembered | Fenced | None:
     """What a sphere says of a control before, or beside, this one."""
-    known = hello.sphere < state.next_sphere or (state.remembers and hello.sphere in state.seats)
-    if hello.incarnation <= state.incarnation and (known or hello.memory is None):
-        newer = hello.memory is not None and state.remembers and hello.memory.generation > state.running
-        if not newer:
+    memory = hello.memory
+    if state.remembers:
+        told = memory is not None and (memory.generation > state.running or len(memory.orders) > len(state.orders))
+        if hello.incarnation <= state.incarnation and not (told and state.adopting_s is not None):
             return None
-    if not state.remembers:
-        if hello.incarnation > state.incarnation:
-            return Fenced(superseded(state, hello.path, hello.incarnation))
+    elif hello.incarnation > state.incarnation:
+        return Fenced(superseded(state, hello.path, hello.incarnation))
+    elif hello.sphere < state.next_sphere or memory is None:
+        return None
+    else:
         return Fenced(
             f"sphere {hello.path} is number {hello.sphere} of this run, of which this ledger knows nothing: give "
             "control the run's own ledger, or start it with --adopt if that is lost [LW523]"
         )
-    memory = hello.memory or Memory(generation=NO_GENERATION, members=[], position=Position())
+    memory = memory or Memory(generation=NO_GENERATION, members=[], position=Position())
     incarnation = max(state.incarnation, hello.incarnation + 1)
     return Remembered(memory=memory, incarnation=incarnation, at_s=now_s)
 

@@ -33,7 +33,7 @@ from .events import (
     VersionSettled,
 )
 from .membership import follows
-from .protocol import NO_GENERATION, Beat, End, Expelled, Go, How, Orders, Row, Tick, View
+from .protocol import NO_GENERATION, Beat, End, Expelled, Go, Hello, How, Orders, Row, Tick, View
 from .state import ControlStatus, Order, Seat, State, Told, moved
 from .totals import booked, closed, held_up, wait_s
 from .tree import SphereTree
@@ -121,7 +121,8 @@ def _looking_again(state: State, event: SphereReturned) -> State:
 
 def _came(state: State, event: SphereCame) -> State:
     hello = event.hello
-    if event.sphere in state.seats or (event.sphere != state.next_sphere and not state.remembers):
+    known = state.seats.get(event.sphere)
+    if (known is not None and not known.unseen) or (event.sphere != state.next_sphere and not state.remembers):
         raise IllegalMove(f"sphere {event.sphere} came; the next id is {state.next_sphere}")
     seat = Seat(sphere=event.sphere, hello=hello, heard_s=event.at_s)
     seats = dict(state.seats)
@@ -153,9 +154,10 @@ def _remembered(state: State, event: Remembered) -> State:
     orders = state.orders
     for wanted in memory.orders[len(orders) :]:
         orders = (*orders, Order(wanted, "remembered", 0))
-    if memory.generation <= state.running:
-        return replace(state, incarnation=event.incarnation, orders=orders)
     spheres = [member.sphere for member in memory.members]
+    next_sphere = max([state.next_sphere, *(sphere + 1 for sphere in spheres)])
+    if memory.generation <= state.running:
+        return replace(state, incarnation=event.incarnation, orders=orders, next_sphere=next_sphere)
     begun = GenerationBegun(
         generation=memory.generation,
         members=tuple(memory.members),
@@ -167,8 +169,15 @@ def _remembered(state: State, event: Remembered) -> State:
     if status is ControlStatus.INITIALIZING:
         status = moved(status, ControlStatus.RUNNING)
     paths = SphereTree.of(tuple(dict.fromkeys((*state.paths, *(member.path for member in memory.members))))).paths
+    seats = dict(state.seats)
+    for member in memory.members:
+        hello = Hello(run_id=state.run_id, path=member.path, pid=0, host="?", sphere=member.sphere)
+        away = Seat(sphere=member.sphere, hello=hello, heard_s=event.at_s, connected=False, lost_s=event.at_s)
+        seats.setdefault(member.sphere, away)
     return replace(
         state,
+        seats=seats,
+        sphere_at={**{member.path: member.sphere for member in memory.members}, **state.sphere_at},
         incarnation=event.incarnation,
         orders=orders,
         orders_in_view=len(orders),
@@ -177,7 +186,7 @@ def _remembered(state: State, event: Remembered) -> State:
         begun=begun,
         status=status,
         paths=paths,
-        next_sphere=max([state.next_sphere, *(sphere + 1 for sphere in spheres)]),
+        next_sphere=next_sphere,
     )
 
 

@@ -10,15 +10,12 @@ on, while one of them lives. If none of them is here, control waits for one; but
 from __future__ import annotations
 
 from .events import Adopted, GenerationProposed
-from .losses import is_gone, is_here
+from .losses import BROKEN, is_gone, is_here
 from .protocol import NO_GENERATION, Generation, Member
 from .state import Seat, State
 
 JOIN = 0.2
 """Of silence_s: those who come are collected for so long, so that ten who come at once cost one generation."""
-
-BROKEN = 0.6
-"""Of silence_s: when collectives failed and nobody is lost, so long for somebody to be lost, or out of reach."""
 
 TAKEOVER_S = 60.0
 """With every member of the running generation silent, and none proved dead, others carry on after so long."""

@@ -24,6 +24,10 @@ STEPS = 5
 GRACE = 0.1
 """Of silence_s: a connection that broke may stand again."""
 
+BROKEN = 0.6
+"""Of silence_s: when collectives failed and nobody is lost, so long for somebody to be lost, and for all to find out
+whom they can't reach."""
+
 BUILDS = 3
 """Generations that broke in a row without anybody being lost, before the youngest is left out for a while."""
 
@@ -128,7 +132,8 @@ def barred(state: State, now_s: float) -> SphereBarred | None:
     if len(here) < 2:
         return None
     pairs = _broken_pairs(state, here)
-    if pairs:
+    broke = [seat.broke_s for seat in state.member_seats() if seat.broke_s is not None]
+    if pairs and broke and now_s - min(broke) >= BROKEN * state.silence_s:
         counted = Counter(sphere for pair in pairs for sphere in pair)
         sphere = max(counted, key=lambda each: (counted[each], each))
         others = ", ".join(sorted(state.seats[next(iter(pair - {sphere}))].path for pair in pairs if sphere in pair))

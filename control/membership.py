@@ -1,7 +1,7 @@
 """Who may take part: pure decisions over the state.
 
-A path has one sphere at a time. Another process may take it once the former one is known dead, or its connection has
-closed; it is another sphere then, with an id of its own.
+A path has one sphere at a time. Another process may take it once the former one is known dead, was thrown out, or its
+connection has closed; it is another sphere then, with an id of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def why_not_here(state: State, hello: Hello) -> str:
         return f"sphere {hello.path}: the run is over ({state.ended.reason}) [LW405]"
     if hello.path not in state.paths:
         return _why_no_place(state, hello.path)
-    if taken is not None and taken.connected and not follows(hello, taken):
+    if taken is not None and taken.connected and not taken.expelled and not follows(hello, taken):
         holder = taken.hello
         return f"sphere {hello.path}: the path is taken by pid {holder.pid} on {holder.host}; take another [LW405]"
     return ""

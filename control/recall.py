@@ -23,7 +23,7 @@ def recalled(ledger: Ledger, settings: Settings, now_s: float) -> State:
         incarnation=ledger.incarnation,
         silence_s=settings.silence_s,
         began_s=now_s,
-        remembers=settings.adopt,
+        remembers=True,  # Also what an earlier control was told in place of its ledger counts.
     )
     for event in ledger.facts():
         state = apply(state, _at(event, now_s))
@@ -32,7 +32,14 @@ def recalled(ledger: Ledger, settings: Settings, now_s: float) -> State:
     versions = _versions(ledger, state)
     known = state.begun is not None or state.ended is not None
     adopting_s = now_s + settings.silence_s if known or settings.adopt else None
-    return replace(state, seats=seats, versions=versions, incarnation=ledger.incarnation, adopting_s=adopting_s)
+    return replace(
+        state,
+        seats=seats,
+        versions=versions,
+        incarnation=ledger.incarnation,
+        adopting_s=adopting_s,
+        remembers=settings.adopt,
+    )
 
 
 def _at(event: Event, now_s: float) -> Event:

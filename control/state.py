@@ -105,6 +105,11 @@ class Seat:
         return self.hello.path
 
     @property
+    def unseen(self) -> bool:
+        """It is known by what another sphere remembers, and has not come itself."""
+        return self.hello.pid == 0
+
+    @property
     def name(self) -> str:
         """Who this is, for a sentence."""
         return f"sphere {self.hello.path} (pid {self.hello.pid} on {self.hello.host})"

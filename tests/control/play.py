@@ -6,9 +6,9 @@ from typing import TypeVar
 
 import msgspec
 
-from control.admit import FromMember, Refusal, admit, admit_hello, admit_order
+from control.admit import Fenced, FromMember, Refusal, admit, admit_hello, admit_order
 from control.apply import apply
-from control.events import Event, OrderGiven, RunEnded, Sent, SphereCame, SphereLost
+from control.events import Event, GenerationBegun, OrderGiven, Remembered, RunEnded, Sent, SphereCame, SphereLost
 from control.plan import Decide, Send, plan
 from control.protocol import (
     Ask,
@@ -42,6 +42,17 @@ class Play:
         self.facts: list[Event] = []
         self.numbers: dict[int, int] = {}
 
+    @property
+    def members(self) -> list[str]:
+        """Of the newest generation proposed."""
+        return [member.path for member in self.state.members]
+
+    @property
+    def begun(self) -> GenerationBegun:
+        """The running generation."""
+        assert self.state.begun is not None, "nobody was told to go"
+        return self.state.begun
+
     def happen(self, event: Event) -> None:
         self.facts.append(event)
         self.state = apply(self.state, event)
@@ -66,6 +77,14 @@ class Play:
         self.now_s += seconds
         self.settle()
 
+    def keep_beating(self, seconds: float, *paths: str, **fields: object) -> None:
+        """Let time pass in which these spheres' heartbeats go on as they are, and nobody else's."""
+        until_s = self.now_s + seconds
+        while self.now_s < until_s:
+            for path in paths:
+                self.beat(path, **fields)  # type: ignore[arg-type]
+            self.wait(min(0.1 * self.state.silence_s, until_s - self.now_s + 1e-9))
+
     def told(self, kind: type[M]) -> dict[int, M]:
         """The last message of a kind to each sphere, since `sent` was emptied."""
         return {sphere: message for sphere, message in self.sent if isinstance(message, kind)}
@@ -81,11 +100,19 @@ class Play:
 
     # ---------------------------------------------------------------- what spheres say
 
-    def hello(self, path: str, pid: int = 0, run_id: str = "run", sphere: int = 0) -> str:
+    def hello(self, path: str, pid: int = 0, run_id: str = "run", sphere: int = 0, former: int = 0) -> str:
         """Why it was refused, or nothing."""
-        hello = Hello(run_id=run_id, path=path, pid=pid or 100 + len(self.state.seats), host="here", sphere=sphere)
+        pid = pid or 99 + self.state.next_sphere
+        hello = Hello(run_id=run_id, path=path, pid=pid, host="here", sphere=sphere, former=former)
+        return self.knock(hello)
+
+    def knock(self, hello: Hello) -> str:
+        """The same for any Hello."""
         event = admit_hello(self.state, hello, self.now_s)
-        if isinstance(event, Refusal):
+        if isinstance(event, Remembered):
+            self.happen(event)
+            event = admit_hello(self.state, hello, self.now_s)
+        if isinstance(event, Refusal | Fenced):
             return event.text
         self.happen(event)
         self.settle()
@@ -105,8 +132,10 @@ class Play:
         proof = Proof(fingerprint=FINGERPRINT | fingerprint, micro_batches=micro_batches, max_steps=10)
         return self.say(path, proof)
 
-    def ready(self, path: str, digest: str | None = "d0") -> bool:
-        return self.say(path, Ready(generation=self.generation, position=Position(), holds_state=True, digest=digest))
+    def ready(self, path: str, digest: str | None = "d0", version: int = 0, **fields: object) -> bool:
+        position = Position(version=version)
+        ready = Ready(generation=self.generation, position=position, holds_state=True, digest=digest)
+        return self.say(path, msgspec.structs.replace(ready, **fields))
 
     def beat(self, path: str, phase: Phase = Phase.COMPUTING, version: int = 0, **fields: object) -> bool:
         self.numbers[0] = self.numbers.get(0, 0) + 1

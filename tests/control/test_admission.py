@@ -86,12 +86,19 @@ def test_a_fingerprint_with_a_field_more_or_another_count_is_unequal() -> None:
 
 @pytest.mark.parametrize("generation", [NO_GENERATION, (1, 2), (0, 1), (2, 1)])
 def test_what_speaks_for_another_generation_is_dropped(generation: tuple[int, int]) -> None:
-    """Rows, closings and Readys of a generation that is not the newest are no facts."""
+    """Closings and Readys of a generation that is not the newest are no facts."""
     play = Play("0", "1").begin()
-    assert not play.say("0", Row(generation=generation, version=1))
     assert not play.say("0", Closed(generation=generation, version=1, digest="d"))
     assert not play.say("0", Ready(generation=generation, position=Position(), holds_state=True))
-    assert play.row("0", 1)
+    assert play.close("0", version=1)
+
+
+@pytest.mark.parametrize("generation", [(0, 1), (1, 0)])
+def test_a_row_is_true_whichever_generation_made_it(generation: tuple[int, int]) -> None:
+    """A version is unique: a report that was kept while control was away counts."""
+    play = Play("0", "1").begin()
+    assert play.say("0", Row(generation=generation, version=1, check=1))
+    assert play.state.versions.held == 1
 
 
 def test_a_beat_overtaken_by_a_newer_one_is_dropped() -> None:

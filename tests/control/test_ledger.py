@@ -46,6 +46,7 @@ def run_of_one(ledger: Ledger) -> None:
     ledger.record(GenerationProposed(generation=GENERATION, members=(Member(sphere=1, path="0"),), at_s=0.0))
     begun = GenerationBegun(
         generation=GENERATION,
+        members=(Member(sphere=1, path="0"),),
         position=Position(),
         deal={1: [0, 1]},
         how={1: How.HERE},
