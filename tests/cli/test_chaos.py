@@ -232,6 +232,7 @@ def test_the_report_holds_what_was_promised_and_reads_as_a_table() -> None:
     assert (found["detect_ms_p50"], found["recover_ms_p99"], found["goodput"]) == (12.0, 450.0, 0.8)
     assert found["faults"][0]["target"] == "0/1" and found["by_kind"]["sphere-kill"]["count"] == 1
     assert found["back_ms_p50"] is None
+    assert outcome(chaos=Work(59, 0, 0, 5.0)).goodput is None
     text = "\n".join(table(outcome()))
     assert "sphere-kill" in text and "equal" in text and "80.0%" in text and "450" in text
 
