@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,12 @@ class RunFolder:
     def log(self, name: str) -> Path:
         """The log of a sphere (by its path), of `control`, or of `host`: this machine's template and supervisors."""
         return self.logs / f"{name}.log"
+
+    def forget_pids(self, paths: Sequence[str]) -> None:
+        """All are dead: whoever was killed could not take its own file away."""
+        files = [self.path / "spheres" / path / f"{role}.pid" for path in paths for role in ("worker", "supervisor")]
+        for file in [self.template_pid, *files]:
+            file.unlink(missing_ok=True)
 
     @classmethod
     def choose(cls, out: str | None) -> RunFolder:

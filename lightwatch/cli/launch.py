@@ -306,4 +306,4 @@ class Launch:
         deadline = time.monotonic() + ORPHANS_MOST_S
         while pids.reap_orphans(()) and time.monotonic() < deadline:
             self._signals.wait(TICK_S / 10)
-        self._folder.template_pid.unlink(missing_ok=True)
+        self._folder.forget_pids(self._settings.paths)

@@ -91,7 +91,7 @@ def is_gone(pid: int) -> bool:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """The processes, but this one, whose command line names the folder: control, template, supervisors and workers of a run."""
+    """The processes, but this one, whose command line names the folder: of a run there, all but its launcher."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

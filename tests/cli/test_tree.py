@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,52 +14,18 @@ from control.record import read_record
 from lightwatch.cli.folder import read_json
 from lightwatch.cli.rows import read_rows
 from tests.cli.commands import lightwatch, processes_of, start, summary_of, tiny_project, wait_until
+from tests.cli.runs import ended, running
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
-Running = Callable[..., subprocess.Popen[str]]
+Process = subprocess.Popen[str]
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    """Start an endless run on a tree in `out` and wait for its first steps; nothing of it outlives the test."""
-    started: list[subprocess.Popen[str]] = []
-
-    def begin(*more: str, tree: str = "2") -> subprocess.Popen[str]:
-        flags = [*tiny_project(tmp_path), "--steps", "1000000", "--tree", tree, "--out", "out", *more]
-        process = start("train", *flags, folder=tmp_path)
-        started.append(process)
-        wait_until(
-            lambda: process.poll() is not None or len(read_rows(tmp_path / "out" / "metrics.jsonl")) > 3,
-            "the first steps",
-            limit_s=90,
-        )
-        assert process.poll() is None, process.communicate()
-        return process
-
-    yield begin
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-    wait_until(lambda: not processes_of(tmp_path), "the end of all processes", limit_s=5)
-
-
-def ended(process: subprocess.Popen[str], folder: Path, limit_s: float = 60) -> tuple[int, str, dict[str, Any]]:
-    """Wait for the launcher: its code, its stderr, its summary; no process, socket or half written file is left."""
-    _, err = process.communicate(timeout=limit_s)
-    assert processes_of(folder) == []
-    left = [path.name for path in (folder / "out").rglob("*")]
-    assert not [name for name in left if name.endswith((".new", "-wal", "-shm", ".sock")) or name.startswith(".")]
-    assert "Traceback" not in err
-    return process.returncode, err, summary_of(folder / "out")
-
-
-def sphere(folder: Path, path: str) -> int:
-    """The pid of the sphere at `path`, as its control knows it."""
-    shown = lightwatch("status", "out", folder=folder).stdout
-    line = next(line for line in shown.splitlines() if line.split()[:1] == [path])
-    return int(line.split("pid ")[1].split()[0])
+def process(tmp_path: Path) -> Iterator[Process]:
+    """The launcher of an endless run that has made its first steps."""
+    with running(tmp_path) as found:
+        yield found
 
 
 def test_a_tree_gives_the_digest_of_one_process(tmp_path: Path) -> None:
@@ -80,6 +44,7 @@ def test_a_tree_gives_the_digest_of_one_process(tmp_path: Path) -> None:
     files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     logs = {"logs/a/0.log", "logs/a/1.log", "logs/b/0.log", "logs/control.log", "logs/host.log"}
     assert files == logs | {
+        *(f"spheres/{path}/versions.jsonl" for path in ("a/0", "a/1", "b/0")),
         "config.toml",
         "control.json",
         "ledger.db",
@@ -87,14 +52,14 @@ def test_a_tree_gives_the_digest_of_one_process(tmp_path: Path) -> None:
         "model.safetensors",
         "sample.txt",
         "summary.json",
+        "v0.safetensors",
     }
     assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "alone/model.safetensors").read_bytes()
     assert processes_of(tmp_path) == []
 
 
-def test_orders_hold_and_free_the_run_and_end_it_whole(running: Running, tmp_path: Path) -> None:
+def test_orders_hold_and_free_the_run_and_end_it_whole(process: Process, tmp_path: Path) -> None:
     """Paused means that no version is made; a stop keeps the model, and the exit code is 0."""
-    process = running()
     needless = lightwatch("resume", "out", folder=tmp_path)
     assert (needless.returncode, needless.stdout) == (0, "goes on\n")
     paused = lightwatch("pause", "out", folder=tmp_path)
@@ -117,57 +82,19 @@ def test_orders_hold_and_free_the_run_and_end_it_whole(running: Running, tmp_pat
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_stops_the_run_in_order(number: signal.Signals, code: int, running: Running, tmp_path: Path) -> None:
-    process = running()
+def test_a_signal_stops_the_run_in_order(number: signal.Signals, code: int, process: Process, tmp_path: Path) -> None:
     process.send_signal(number)
     found, _, summary = ended(process, tmp_path)
     assert (found, summary["status"]) == (code, "stopped")
 
 
-def test_a_second_signal_ends_everything_at_once(running: Running, tmp_path: Path) -> None:
+def test_a_second_signal_ends_everything_at_once(process: Process, tmp_path: Path) -> None:
     """Nobody is asked: all processes are gone, and the summary says that it failed."""
-    process = running()
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     code, err, summary = ended(process, tmp_path, limit_s=10)
     assert (code, summary["status"]) == (130, "failed") and "second signal" in summary["reason"]
     assert summary["reason"] in err and summary["codes"] == ["LW514"]
-
-
-def test_nothing_outlives_a_launcher_that_is_killed(running: Running, tmp_path: Path) -> None:
-    """SIGKILL asks nobody; control, host and spheres are gone within 5 s all the same."""
-    process = running()
-    assert len(processes_of(tmp_path)) >= 4
-    process.kill()
-    process.wait()
-    wait_until(lambda: not processes_of(tmp_path), "the end of all processes", limit_s=5)
-
-
-def test_a_sphere_that_dies_ends_the_run_with_its_name(running: Running, tmp_path: Path) -> None:
-    """One line says who, where and why; the exit code is 1."""
-    process = running()
-    pid = sphere(tmp_path, "1")
-    os.kill(pid, signal.SIGKILL)
-    code, err, summary = ended(process, tmp_path, limit_s=20)
-    assert (code, summary["status"]) == (1, "failed")
-    assert f"pid {pid}" in summary["reason"] and "sphere 1" in summary["reason"]
-    assert err.count(summary["reason"]) == 1 and summary["failures"][0] == summary["reason"]
-    assert summary["codes"] == ["LW406"]
-
-
-@pytest.mark.parametrize("whom", ["control", "spheres"])
-def test_a_control_or_host_that_dies_ends_the_run(whom: str, running: Running, tmp_path: Path) -> None:
-    """The launcher sees it and says which process it was."""
-    process = running()
-    words = f"-m\0{whom}\0".encode()
-    parents = [pid for pid in processes_of(tmp_path) if words in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    victim = min(parents)  # the host comes before the workers that it forks
-    os.kill(victim, signal.SIGKILL)
-    code, err, summary = ended(process, tmp_path, limit_s=30)
-    assert (code, summary["status"]) == (1, "failed")
-    assert summary["version"] >= 3 and summary["reason"]
-    if whom == "control":
-        assert f"control (pid {victim}) was ended by SIGKILL" in err and summary["codes"] == ["LW502"]
 
 
 def test_a_script_runs_on_the_tree_and_the_first_spheres_prints_are_shown(tmp_path: Path) -> None:
