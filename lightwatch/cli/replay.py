@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from control.record import OrderRecord, RunRecord
@@ -96,9 +97,13 @@ class Replay:
         if "data" in changed:
             return plan_of(training)
 
+        @cache
+        def samples(place: int) -> int:
+            return sum(len(data.samples_of(place, index)) for index in range(training.micro_batches))
+
         def counts(version: int) -> tuple[int, int]:
-            samples = sum(len(data.samples_of(version - 1, index)) for index in range(training.micro_batches))
-            return samples, samples * run.data.sequence_length
+            shown = samples((version - 1) % data.steps_per_epoch)  # how many depends on the place in the epoch alone
+            return shown, shown * run.data.sequence_length
 
         return replace(plan_of(training), counts=counts, epoch_of=lambda version: data.epoch_of(version - 1))
 

@@ -73,6 +73,9 @@ def verify(arguments: argparse.Namespace) -> int:
     found.contradictions = audit(record, plan)
     found.counts = counted(record, plan)
     check_files(folder, record, None if script else run, found)
+    if span is None and (replay is not None or found.refused):
+        found.refused = ""
+        found.left_out.append("the replay: --sample 0")
     if replay is not None and span is not None:
         ticker.last = span[1]
         make_again(replay, span, found)
@@ -317,8 +320,8 @@ def spoken_replay(replay: dict[str, Any], newest: int) -> list[str]:
     first, last = replay["from"], replay["to"]
     which = f"versions {first} to {last}" if first < last else f"version {last}"
     lines = [
-        f"{which} made again in one process in {replay['seconds']:.1f} s: {replay['checks']} checks and "
-        f"{replay['digests']} digests are equal"
+        f"{which} made again in one process in {replay['seconds']:.1f} s; equal: "
+        f"checks {replay['checks']}, digests {replay['digests']}, and all losses, rates and norms"
     ]
     if first > 0 or last < newest:
         lines.append(f"a part: `--steps 0:{newest}` makes all {newest} again")
