@@ -73,6 +73,8 @@ class Tree:
     closings: dict[str, Closing] = field(default_factory=dict)
     gone: dict[str, BaseException] = field(default_factory=dict)
     come: Callable[[str], object] = lambda path: None
+    successors: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Who comes when this one has raised."""
     in_force_at: dict[int, int] = field(default_factory=dict)
     newest: int = 0
     """The highest version that was ever made."""
@@ -95,17 +97,19 @@ class Tree:
             self.gone[path] = error
             self.dead.add(path)
             self.holders.discard(path)
-            if self.broken:
-                self.expected.discard(path)
-                self._plan_if_complete()
-            elif path in self.members:
-                self.end(Break((0, 0, 0), "", joins=tuple(self.successors.pop(path, ()))))
+            if path in self.members and not self.broken:
+                self.end(Break((0, 0, 0), ""))
+            self.expected.discard(path)
+            for successor in self.successors.pop(path, ()):
+                self.expected.add(successor)
+                self.come(successor)
+            self._plan_if_complete()
             self.changed.notify_all()
 
-    successors: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Who comes when this one has raised."""
-
     def find(self, where: str, position: Position, by: str = "") -> Break | None:
+        """Under the lock: what ends this generation here and now."""
+        if self.broken:
+            return None
         at = (position.version, position.closing, position.attempt)
         return next((b for b in self.breaks if (b.where, b.at, b.by) == (where, at, by)), None)
 
