@@ -76,6 +76,13 @@ class FakeSphere:
             if self.socket.poll(50):
                 self._note(decode_at_sphere(self.socket.recv()))
 
+    def expect_no(self, *kinds: type[msgspec.Struct]) -> bool:
+        """Whether nothing of these kinds is among what has arrived."""
+        while self.socket.poll(0):
+            if isinstance(decode_at_sphere(self.socket.recv()), kinds):
+                return False
+        return True
+
     def _note(self, message: msgspec.Struct) -> None:
         match message:
             case View():
@@ -92,8 +99,9 @@ class FakeSphere:
 
     # ---------------------------------------------------------------- what a sphere does
 
-    def hello(self, pid: int | None = None) -> None:
-        self.say(Hello(run_id=self.run_id, path=self.path, pid=pid or os.getpid(), host=socket.gethostname()))
+    def hello(self, pid: int | None = None, **fields: object) -> None:
+        hello = Hello(run_id=self.run_id, path=self.path, pid=pid or os.getpid(), host=socket.gethostname())
+        self.say(msgspec.structs.replace(hello, **fields))
 
     def join(self, *, micro_batches: int = 8, max_steps: int = 3, **fingerprint: str) -> int:
         self.hello()
@@ -104,9 +112,18 @@ class FakeSphere:
     def refused(self) -> str:
         return self.expect(Refused).text
 
-    def ready(self, digest: str = "d0") -> None:
+    def prove(self, micro_batches: int = 8, max_steps: int = 3) -> None:
+        self.say(Proof(fingerprint=FINGERPRINT, micro_batches=micro_batches, max_steps=max_steps))
+
+    def ready(self, digest: str | None = "d0", version: int = 0, **fields: object) -> None:
         self.expect(View)
-        self.say(Ready(generation=self.generation, position=Position(), holds_state=True, digest=digest))
+        self.ready_now(digest, version, **fields)
+
+    def ready_now(self, digest: str | None = "d0", version: int = 0, **fields: object) -> None:
+        """To the View that was heard last."""
+        position = Position(version=version)
+        ready = Ready(generation=self.generation, position=position, holds_state=True, digest=digest)
+        self.say(msgspec.structs.replace(ready, **fields))
 
     def go(self) -> Go:
         return self.expect(Go)
