@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,7 @@ def test_a_sphere_that_was_stopped_is_lost_and_the_others_go_on(control: Control
         child.stdout.close()
 
 
-def back(control: ControlProcess, sphere: FakeSphere, number: int, **fields: object) -> FakeSphere:
+def back(control: ControlProcess, sphere: FakeSphere, number: int, **fields: Any) -> FakeSphere:
     """The same process on a new connection, as after the death of control."""
     sphere.leave()
     again = FakeSphere(control.address, sphere.path)
@@ -196,7 +197,7 @@ def test_a_lost_ledger_is_refused_without_a_persons_word(
     tmp_path: Path, control: ControlProcess, spheres: Spheres
 ) -> None:
     """Else the run would begin a second time beside a tree that is training."""
-    first, second = begun(spheres, "0", "1")
+    _, second = begun(spheres, "0", "1")
     control.process.kill()
     control.process.wait()
     (tmp_path / "ledger.db").unlink()
