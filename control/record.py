@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from .errors import LedgerError
-from .protocol import Closed
+from .protocol import Closed, Row
 from .status import Totals
 
 PROGRESS = "progress"
@@ -36,6 +36,13 @@ class VersionRecord:
     """claimed by one sphere, or agreed by a tail."""
     row: dict[str, Any]
     """All fields of the protocol's Row."""
+
+    def message(self) -> Row:
+        """The row as it was sent. Raises LedgerError if it is none any more."""
+        try:
+            return msgspec.convert(self.row, Row)
+        except msgspec.ValidationError as error:
+            raise LedgerError(f"the row of version {self.version} can't be read: {error} [LW521]") from None
 
 
 @dataclass(frozen=True)

@@ -60,18 +60,14 @@ def audit(record: RunRecord, plan: Plan | None) -> list[Contradiction]:
 
 def read_rows(record: RunRecord) -> tuple[dict[int, Row], list[Contradiction]]:
     """The rows by version, of the newest lineage, and those that are none."""
-    import msgspec
-
-    from control.protocol import Row
+    from control.errors import LedgerError
 
     rows, found = {}, []
     for kept in record.versions:
         try:
-            rows[kept.version] = msgspec.convert(kept.row, Row)
-        except msgspec.ValidationError as error:
-            found.append(
-                Contradiction(kept.version, "row", "a whole row", f"one that can't be read: {error}", "its form")
-            )
+            rows[kept.version] = kept.message()
+        except LedgerError as error:
+            found.append(Contradiction(kept.version, "row", "a whole row", str(error), "its form"))
     return rows, found
 
 
