@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from control.protocol import (
     NO_GENERATION,
     End,
+    Expelled,
     Generation,
     Go,
     How,
@@ -24,7 +27,7 @@ from control.protocol import (
     Welcome,
 )
 from lightwatch.errors import StateError
-from spheres.state import MOVES, Heard, hear, move, share_out
+from spheres.state import MOVES, Heard, deal, deal_further_on, hear, move, operation_timeout_s, share_out
 
 
 def go(generation: Generation) -> Go:
@@ -124,6 +127,12 @@ def test_the_first_end_and_the_first_refusal_are_kept() -> None:
     assert hear(heard, StoreReply(request=1)) is heard
 
 
+def test_who_is_thrown_out_knows_why() -> None:
+    """The first word about it stands."""
+    heard = fold(Expelled(text="silent"), Expelled(text="again"))
+    assert heard.expelled == Expelled(text="silent")
+
+
 def test_a_generation_ends_by_a_newer_view_or_by_the_end() -> None:
     """And by nothing else."""
     heard = fold(View(generation=(1, 2), members=[]))
@@ -157,6 +166,57 @@ def test_the_first_deal_is_contiguous_in_tree_order() -> None:
     assert share_out(8, [3, 1, 2], 0) == {3: [0, 1, 2], 1: [3, 4, 5], 2: [6, 7]}
     assert share_out(8, [3, 1, 2], 1) == {3: [6, 7], 1: [0, 1, 2], 2: [3, 4, 5]}
     assert share_out(3, [5], 7) == {5: [0, 1, 2]}
+
+
+paces = st.dictionaries(st.integers(1, 6), st.floats(0.01, 10.0), max_size=6)
+
+
+@given(st.integers(0, 40), st.lists(st.integers(1, 6), min_size=1, max_size=6, unique=True), paces, st.integers(0, 9))
+@settings(max_examples=300, deadline=None)
+def test_a_deal_by_pace_is_a_partition_whatever_the_paces(
+    units: int, members: list[int], paces: dict[int, float], attempt: int
+) -> None:
+    """Each index once; on a repetition with another sphere, unless there is but one."""
+    found = deal(units, members, paces, attempt)
+    assert list(found) == members
+    assert sorted(index for block in found.values() for index in block) == list(range(units))
+    before = {index: sphere for sphere, block in found.items() for index in block}
+    again = deal(units, members, paces, attempt + 1)
+    after = {index: sphere for sphere, block in again.items() for index in block}
+    assert len(members) == 1 or all(before[index] != after[index] for index in range(units))
+
+
+@given(st.integers(0, 7), st.lists(st.integers(1, 9), min_size=1, max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_the_last_unit_is_done_as_early_as_any_deal_could_have_it(units: int, pace: list[int]) -> None:
+    """Against all ways of dealing them out; whole numbers, so that equal is equal."""
+    members = list(range(len(pace)))
+    found = deal(units, members, {member: float(pace[member]) for member in members}, 0)
+    makespan = max(len(found[member]) * pace[member] for member in members)
+    best = min(
+        max(counts[member] * pace[member] for member in members)
+        for counts in itertools.product(range(units + 1), repeat=len(members))
+        if sum(counts) == units
+    )
+    assert makespan == best
+
+
+def test_a_sphere_without_a_pace_counts_as_the_median() -> None:
+    """A newcomer is neither starved nor drowned; without any pace the shares are even."""
+    assert deal(12, [1, 2, 3], {1: 1.0, 2: 2.0}, 0) == deal(12, [1, 2, 3], {1: 1.0, 2: 2.0, 3: 1.5}, 0)
+    assert [len(block) for block in deal(12, [1, 2, 3], {1: 1.0, 2: 2.0, 3: 1.0}, 0).values()] == [5, 2, 5]
+    assert deal(7, [3, 1, 2], {9: 4.0, 1: 0.0}, 0) == share_out(7, [3, 1, 2], 0)
+
+
+def test_a_repetition_moves_every_index_on_by_one() -> None:
+    """From whoever computed it, as the tail said."""
+    assert deal_further_on([0, 2, 0, 1], [7, 5, 9]) == {7: [1], 5: [0, 2], 9: [3]}
+    assert deal_further_on([0, 0], [7]) == {7: [0, 1]}
+
+
+def test_a_collective_has_ten_times_the_longest_step() -> None:
+    """And no less than half a minute; before the first step five minutes."""
+    assert [operation_timeout_s(longest_s) for longest_s in (0.0, 0.01, 3.0, 60.0)] == [300.0, 30.0, 30.0, 600.0]
 
 
 @pytest.mark.parametrize(("units", "members", "attempt"), [(-1, [1], 0), (1, [], 0), (1, [2, 2], 0), (1, [1], -1)])
