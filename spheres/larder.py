@@ -183,7 +183,9 @@ class Larder:
                 newest = self._past if self._key is None else self._key[0]
                 return Later(chunk=want.chunk) if want.generation > newest else Gone(chunk=want.chunk)
             if want.chunk == THE_MANIFEST:
-                self._stock.wanted = True
+                if not self._stock.wanted:
+                    self._stock.wanted = True
+                    self.ring()  # it may have been asked for before it lay here: there is work only from now on
                 return self._stock.manifest or Later(chunk=want.chunk)
             data = self._stock.chunk(want.chunk)
             return Later(chunk=want.chunk) if data is None else Chunk(number=want.chunk, data=data)

@@ -98,6 +98,18 @@ def test_a_state_arrives_bit_for_bit(larders: list[Larder], chunk: int) -> None:
     assert all(tensor.data_ptr() % 64 == 0 for tensor in found.tensors.values() if tensor.numel())
 
 
+def test_a_state_arrives_that_was_asked_for_before_it_lay_there(larders: list[Larder]) -> None:
+    """Who is to fetch may be faster than its donor."""
+    state, found = state_of(5), []
+    waits = threading.Thread(target=lambda: found.append(fetch(larders[0], larders[1])))
+    waits.start()
+    while not larders[0]._waiting:
+        waits.join(0.01)
+    larders[0].offer(KEY, Whole(state, CHUNK))
+    waits.join(10)
+    assert found and same(found[0].snapshot(), state)
+
+
 def test_a_state_of_nothing_but_facts_arrives(larders: list[Larder]) -> None:
     """No tensor, no chunk."""
     larders[0].offer(KEY, Whole(Snapshot({}, {"a": 1})))
