@@ -41,7 +41,7 @@ class Outcome:
 
     @property
     def goodput(self) -> float | None:
-        """The clean run's time from its first version to its last, over that of the run with faults, if it got there."""
+        """The clean run's time from first version to last, over that of the run with faults, if it got there."""
         if self.chaos.versions < self.clean.versions:
             return None
         clean_s, chaos_s = self.clean.first_to_last_s, self.chaos.first_to_last_s
