@@ -20,7 +20,9 @@ from .files import write_whole
 from .flat import named_tensors
 from .snapshot import Snapshot, sha256_of
 
-FORMAT = "lightwatch state 1"
+FORMAT = "state 1"
+HEAD = "lightwatch"
+"""The name of the metadata's one entry."""
 
 
 def save_model(model: nn.Module, path: Path) -> None:
@@ -70,25 +72,25 @@ def save_snapshot(snapshot: Snapshot, path: Path) -> None:
     tensors = {name: snapshot.tensors[name].cpu().clone() for name in sorted(snapshot.tensors)}
     facts = json.dumps(snapshot.facts, sort_keys=True)
     told = {"format": FORMAT, "facts": facts, "weights": snapshot.digest(), "sha256": _sha256(tensors, facts)}
-    write_whole(path, save(tensors, metadata=told))
+    write_whole(path, save(tensors, metadata={HEAD: json.dumps(told)}))  # of one entry: the order of more is random
 
 
 def load_snapshot(path: Path) -> Snapshot:
     """Read what `save_snapshot` wrote, into memory of its own. Raises DataError if it is not that, to the byte."""
     try:
         with safe_open(path, framework="pt") as file:
-            told = file.metadata() or {}
+            told = json.loads((file.metadata() or {}).get(HEAD, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: begin the run anew [LW212]") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{path} can't be read as safetensors: {error}; begin the run anew [LW212]") from None
     if told.get("format") != FORMAT:
         raise DataError(
             f"{path} is of the format {told.get('format')!r}, expected {FORMAT!r}: read it with the lightwatch that "
             "wrote it, or begin the run anew [LW212]"
         )
-    facts = told.get("facts", "")
+    facts = str(told.get("facts"))
     if _sha256(tensors, facts) != told.get("sha256"):
         raise DataError(f"{path} is not what was written: its sha256 differs; remove it, begin the run anew [LW212]")
     snapshot = Snapshot(tensors, json.loads(facts))

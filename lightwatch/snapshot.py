@@ -75,10 +75,10 @@ def together(kept: Any, tensors: dict[str, Tensor]) -> Any:
         return [together(each, tensors) for each in kept]
     if not isinstance(kept, dict):
         return kept
-    kind, held = next(iter(kept.items()))
-    if kind == "tensor":
-        tensor = tensors[held]
+    if "tensor" in kept:
+        tensor = tensors[kept["tensor"]]
         return torch.empty_strided(tensor.shape, kept["strides"], dtype=tensor.dtype).copy_(tensor)
+    ((kind, held),) = kept.items()
     if kind == "float":
         return float(held)
     if kind == "tuple":

@@ -311,7 +311,7 @@ class Stepper:
         raise ReductionError(told)
 
     def close(self) -> Closing:
-        """The last version is agreed, by a tail without a step. For a sphere that came after that tail it is already."""
+        """The last version is agreed, by a tail without a step; for one that came after that tail it is already."""
         if self.closings == self.place.position.closing:
             self.digest = self._replica.digest()
             self.begin(self.place.position)

@@ -33,7 +33,8 @@ class Killed(BaseException):
 @dataclass(frozen=True)
 class Break:
     """A generation ends. at: (version, closing, attempt). where: in which exchange, "reduced" or "tail"; or after the
-    first micro-batch of `by` ("computing"), in `by`'s fetch ("fetch"), when `by` waits for the end ("left").
+    first micro-batch of `by` ("computing"), in `by`'s fetch ("fetch"), when `by` waits for the end ("left"), whenever
+    `by` has raised ("raised").
 
     missed: who does not get the result of that exchange; the others do. dies: who is gone then; joins: who comes.
     """
@@ -73,8 +74,6 @@ class Tree:
     closings: dict[str, Closing] = field(default_factory=dict)
     gone: dict[str, BaseException] = field(default_factory=dict)
     come: Callable[[str], object] = lambda path: None
-    successors: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Who comes when this one has raised."""
     in_force_at: dict[int, int] = field(default_factory=dict)
     newest: int = 0
     """The highest version that was ever made."""
@@ -100,7 +99,10 @@ class Tree:
             if path in self.members and not self.broken:
                 self.end(Break((0, 0, 0), ""))
             self.expected.discard(path)
-            for successor in self.successors.pop(path, ()):
+            each = next((b for b in self.breaks if (b.where, b.by) == ("raised", path)), None)
+            if each:
+                self.breaks.remove(each)
+            for successor in each.joins if each else ():
                 self.expected.add(successor)
                 self.come(successor)
             self._plan_if_complete()
@@ -313,16 +315,15 @@ def heal(
     breaks: Iterable[Break] = (),
     *,
     founders: Sequence[str] = ("0", "1", "2"),
-    joiners: Sequence[str] = (),
     orders: Sequence[tuple[int, Wanted]] = (),
     act: Callable[[Trainer], object] = lambda trainer: trainer.train(),
-    successors: dict[str, tuple[str, ...]] | None = None,
 ) -> tuple[Tree, dict[str, Trainer]]:
     """Train on a tree that breaks so; the trainers of those who were there at the end.
 
-    orders: (seen from the tail of the step from this version on, the order). successors: who comes when one has raised.
+    orders: (seen from the tail of the step from this version on, the order).
     """
-    tree = Tree(founders, list(breaks), list(orders), expected=set(founders), successors=successors or {})
+    tree = Tree(founders, list(breaks), list(orders), expected=set(founders))
+    joiners = [path for each in tree.breaks for path in each.joins]
     trainers = {path: make(HealSync(tree, path)) for path in (*founders, *joiners)}
 
     def run(path: str) -> None:

@@ -161,7 +161,7 @@ def test_one_that_comes_takes_the_state_of_another(
 ) -> None:
     """In a step, in its repetition, at the end: from then on it is like the others, in all that it holds and tells."""
     broken = Break(at, "tail", missed, dies=frozenset({"1"}), joins=("3",))
-    tree, trainers = heal(gpt_trainer, [broken], joiners=["3"])
+    tree, trainers = heal(gpt_trainer, [broken])
     assert set(trainers) == {"0", "2", "3"} and ends_like(trainers, alone) and made_once(tree)
     assert hows(trainers["3"]) == [How.FETCH] and tree.rows["3"][0].how == "fetch"
     assert tree.closings["3"].eval_loss == tree.closings["0"].eval_loss is not None
@@ -169,7 +169,7 @@ def test_one_that_comes_takes_the_state_of_another(
 
 def test_one_that_comes_while_the_others_wait_for_the_end_closes_nothing_again(alone: Trainer) -> None:
     """They are holders: it fetches the last version, which is agreed."""
-    tree, trainers = heal(gpt_trainer, [Break((5, 1, 0), "left", by="1", joins=("3",))], joiners=["3"])
+    tree, trainers = heal(gpt_trainer, [Break((5, 1, 0), "left", by="1", joins=("3",))])
     assert set(trainers) == {"0", "1", "2", "3"} and ends_like(trainers, alone)
     assert {trainer._stepper.place.position for trainer in trainers.values()} == {(0, 5, 1, 0)}
     assert tree.closings["3"].digest == alone.digest()
@@ -182,7 +182,7 @@ def test_a_fetch_that_fails_is_begun_anew(alone: Trainer) -> None:
         Break((2, 0, 0), "tail", frozenset({"1"}), joins=("3",)),
         Break((3, 0, 0), "fetch", by="3", dies=frozenset({"0"})),
     ]
-    tree, trainers = heal(gpt_trainer, breaks, joiners=["3"])
+    tree, trainers = heal(gpt_trainer, breaks)
     assert set(trainers) == {"1", "2", "3"} and ends_like(trainers, alone) and made_once(tree)
     assert hows(trainers["3"]) == [How.FETCH, How.FETCH]
 
@@ -203,7 +203,7 @@ def test_a_script_that_trains_twice_lines_up_for_one_that_comes_late(version: in
     reference = trained(make, act)
     assert reference.version == 5
     broken = Break((version, 1 if version == 2 else 0, 0), "tail", frozenset({"0"}), joins=("3",))
-    _, trainers = heal(make, [broken], joiners=["3"], act=act)
+    _, trainers = heal(make, [broken], act=act)
     assert set(trainers) == {*ALL, "3"} and ends_like(trainers, reference)
 
 
@@ -217,7 +217,7 @@ def test_one_that_comes_for_the_closing_of_the_first_training_closes_the_second_
 
     for missed in (ALL, frozenset({"0"})):
         broken = Break((2, 0, 0), "tail", missed, joins=("3",))
-        _, trainers = heal(make, [broken], joiners=["3"], act=act)
+        _, trainers = heal(make, [broken], act=act)
         assert set(trainers) == {*ALL, "3"} and ends_like(trainers, trained(make, act))
 
 
@@ -239,7 +239,7 @@ def ordered() -> Trainer:
 def test_an_order_holds_from_the_same_version_whoever_missed_the_tail(version: int, ordered: Trainer) -> None:
     """One follows the record, one takes the state: what is in force comes with both."""
     broken = Break((version, 0, 0), "tail", frozenset({"0"}), dies=frozenset({"2"}), joins=("3",))
-    tree, trainers = heal(small_trainer, [broken], joiners=["3"], orders=ORDERS)
+    tree, trainers = heal(small_trainer, [broken], orders=ORDERS)
     assert set(trainers) == {"0", "1", "3"} and ends_like(trainers, ordered) and made_once(tree)
 
 
@@ -247,7 +247,7 @@ def test_an_order_holds_from_the_same_version_whoever_missed_the_tail(version: i
 def test_a_replay_from_v0_obeys_the_orders_that_held_then(version: int, ordered: Trainer) -> None:
     """All are gone; those who come load v0, though they have heard all orders from the start."""
     broken = Break((version, 0, 0), "tail", ALL, dies=ALL, joins=("3", "4"))
-    tree, trainers = heal(small_trainer, [broken], joiners=["3", "4"], orders=ORDERS)
+    tree, trainers = heal(small_trainer, [broken], orders=ORDERS)
     assert set(trainers) == {"3", "4"} and ends_like(trainers, ordered) and made_once(tree)
     assert [tree.rows[path][0].how for path in ("3", "4")] == ["load", "load"]
 
@@ -260,7 +260,7 @@ def flipping(flip: Any, at: int, path: str) -> Any:
 
     def make(sync: Alone) -> Trainer:
         trainer = gpt_trainer(sync)
-        compute, flipped = trainer._replica.compute, []
+        compute, flipped = trainer._replica.compute, list[int]()
 
         def computing(version: int, index: int, batch: Any, *, last: bool = False) -> Any:
             outcome = compute(version, index, batch, last=last)
@@ -287,6 +287,10 @@ def flip_sums(trainer: Trainer) -> None:
     trainer._replica._part.sums[5] ^= 1
 
 
+def raised(path: str, successor: str) -> Break:
+    return Break((0, 0, 0), "raised", by=path, joins=(successor,))
+
+
 FLIPS = {"weights": flip_weights, "moments": flip_moments, "own sums": flip_sums}
 
 
@@ -295,7 +299,7 @@ FLIPS = {"weights": flip_weights, "moments": flip_moments, "own sums": flip_sums
 def test_a_flipped_bit_convicts_its_sphere_and_moves_no_bit(what: str, path: str, alone: Trainer) -> None:
     """It leaves before anything made from that bit is applied; a successor takes a peer's state."""
     make = flipping(FLIPS[what], 2, path)
-    tree, trainers = heal(make, joiners=["3"], successors={path: ("3",)})
+    tree, trainers = heal(make, [raised(path, "3")])
     assert list(tree.gone) == [path] and isinstance(tree.gone[path], Sick) and what in str(tree.gone[path])
     assert set(trainers) == (ALL - {path}) | {"3"} and ends_like(trainers, alone) and made_once(tree)
     assert max(row.version for row in tree.rows[path]) == 2
@@ -336,8 +340,7 @@ def test_of_two_that_differ_both_leave_and_v0_is_replayed(alone: Trainer) -> Non
         trainer._replica.write_down = writing  # type: ignore[method-assign]
         return trainer
 
-    joiners = {"0": ("3",), "1": ("4",)}
-    tree, trainers = heal(make, founders=["0", "1"], joiners=["3", "4"], successors=joiners)
+    tree, trainers = heal(make, [raised("0", "3"), raised("1", "4")], founders=["0", "1"])
     assert set(tree.gone) == {"0", "1"} and all(isinstance(error, Sick) for error in tree.gone.values())
     assert set(trainers) == {"3", "4"} and ends_like(trainers, alone)
 
@@ -348,7 +351,7 @@ def test_sums_that_arrived_changed_are_dropped(alone: Trainer) -> None:
 
     def make(sync: Alone) -> Trainer:
         trainer = gpt_trainer(sync)
-        reduced, spoilt = sync.reduced, []
+        reduced, spoilt = sync.reduced, list[int]()
 
         def spoiling() -> list[Tensor]:
             sums = reduced()
