@@ -123,22 +123,29 @@ class Server:
         FENCED: another control acts for it, and nobody was told anything."""
         if self.settings.lifeline:
             self.door.watch(0)
-        while self.state.status is not ControlStatus.STOPPED:
+        code = None
+        while code is None:
             ready = self.door.wait(TURN_S)
-            now_s = self.clock.now_s()
-            try:
-                self._hear(now_s)
-                if 0 in ready and not os.read(0, 4096):
-                    return self._end_at_once("the launcher died [LW514]", now_s)
-                if self._fenced:
-                    log.error("%s", self._fenced)
-                    return FENCED
-                if self._terms > self._terms_seen and self._obey_term(now_s):
-                    return self._end_at_once("ended at once by a second SIGTERM [LW514]", now_s)
-                self._settle(now_s)
-                self._note_totals(now_s)
-            except Exception as error:
-                self._broke(error, now_s)
+            code = self.turn(self.clock.now_s(), 0 in ready)
+        return code
+
+    def turn(self, now_s: float, lifeline: bool = False) -> int | None:
+        """Hear, decide, write, send; the exit code once it is over. lifeline: the launcher's pipe can be read."""
+        try:
+            self._hear(now_s)
+            if lifeline and not os.read(0, 4096):
+                return self._end_at_once("the launcher died [LW514]", now_s)
+            if self._fenced:
+                log.error("%s", self._fenced)
+                return FENCED
+            if self._terms > self._terms_seen and self._obey_term(now_s):
+                return self._end_at_once("ended at once by a second SIGTERM [LW514]", now_s)
+            self._settle(now_s)
+            self._note_totals(now_s)
+        except Exception as error:
+            self._broke(error, now_s)
+        if self.state.status is not ControlStatus.STOPPED:
+            return None
         return 0 if self.state.ended and self.state.ended.status != "failed" else 1
 
     def _settle(self, now_s: float) -> None:
