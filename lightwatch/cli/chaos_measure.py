@@ -106,18 +106,30 @@ def _recovered_at(fault: Struck, made: list[Made], *, is_loss: bool) -> float | 
     """When the first version came that was begun after the fault, from a sphere that it did not hit."""
     if fault.kind == "join" or fault.target == "template":
         return None  # nobody had anything to recover from
-    before = [each for each in made if each.at <= fault.at]
-    newest = max((each.version for each in before), default=-1)
-    generation = max((each.generation for each in before), default=(0, 0))
-    needs_new = is_loss and fault.target != "control"
-    for each in made:
-        if each.at <= fault.at or each.how != "tail" or each.path == fault.target:
-            continue
-        if fault.kind != "blackout" and each.version <= newest:
-            continue
-        if not needs_new or each.generation > generation:
-            return each.at
-    return None
+    anew = _next_version(fault, made, fault.at, of_newer_generation=is_loss and fault.target != "control")
+    if fault.kind == "sphere-stop" and fault.until is not None:  # it may wake before the others have gone on without it
+        woken = _next_version(fault, made, fault.until, of_newer_generation=False)
+        return woken if anew is None or not is_loss else min(anew, woken or anew)
+    return anew
+
+
+def _next_version(fault: Struck, made: list[Made], since: float, *, of_newer_generation: bool) -> float | None:
+    """When a sphere that was not hit first made a version that nobody held before `since`."""
+    before = [each for each in made if each.at <= since]
+    newest = max((each.version for each in before), default=-1) if fault.kind != "blackout" else -1
+    generation = max((each.generation for each in before), default=(0, 0)) if of_newer_generation else (-1, -1)
+    return next(
+        (
+            each.at
+            for each in made
+            if each.at > since
+            and each.how == "tail"
+            and each.path != fault.target
+            and each.version > newest
+            and each.generation > generation
+        ),
+        None,
+    )
 
 
 def _back_at(fault: Struck, made: list[Made]) -> float | None:

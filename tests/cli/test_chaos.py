@@ -156,6 +156,18 @@ def test_a_short_stop_need_not_be_noticed_and_a_later_loss_is_not_its_own() -> N
     assert (cost.detect_ms, cost.recover_ms, cost.back_ms, cost.for_ms) == (None, 400.0, 500.0, 300.0)
 
 
+def test_a_stop_that_was_noticed_may_be_over_before_the_others_go_on_alone() -> None:
+    """Then the survivors' next version is the first after it woke; else that of the generation without it."""
+    stop = Struck("sphere-stop", "1", 1, 3.0, {"sphere": 101}, until=4.2)
+    lost = Noted(4.1, "SphereLost", {"sphere": 2})
+    almost = made("0", 3.05, 2)
+    (woke,) = costs([stop], [*BEFORE, almost, made("0", 4.3, 3), made("1", 4.3, 3)], [*NOTED, lost], began_at=0.0)
+    assert (woke.detect_ms, woke.recover_ms, woke.back_ms) == (1100.0, 1300.0, 1300.0)
+    later = replace(stop, until=6.0)
+    (alone,) = costs([later], [*BEFORE, almost, made("0", 4.4, 3, 2)], [*NOTED, lost], began_at=0.0)
+    assert alone.recover_ms == 1400.0
+
+
 def test_a_dead_control_stops_nobody() -> None:
     """It is noticed, and back, once the next one is bound; versions in between are counted once each."""
     struck = [Struck("control-kill", "control", 1, 3.0, {"control": 5}, back_at=3.6)]
