@@ -5,6 +5,7 @@ A pid file holds "NUMBER STARTTIME", the latter as field 22 of /proc/NUMBER/stat
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -26,11 +27,19 @@ def start_time(pid: int) -> int | None:
 
 
 def write(file: Path, pid: int) -> None:
-    """Write the pid file of a living process, whole or not at all; its folder is made."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Write the pid file of a living process, whole or not at all; its folder is made.
+
+    On a full disk there is none: nobody is to die of that, and a worker's life hangs on a pipe.
+    """
     aside = file.with_name(f"{file.name}.{os.getpid()}.new")
-    aside.write_text(f"{pid} {start_time(pid) or 0}\n")
-    os.replace(aside, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(f"{pid} {start_time(pid) or 0}\n")
+        os.replace(aside, file)
+    except OSError:
+        for left in (aside, file):
+            with contextlib.suppress(OSError):
+                left.unlink()
 
 
 def read(file: Path) -> tuple[int, int] | None:

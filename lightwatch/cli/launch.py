@@ -157,7 +157,7 @@ class Launch:
         """Look, decide, act, until all have ended or must."""
         while True:
             self._signals.wait(
-                TICK_S, *(each.kept.child.stdout.fileno() for each in self._spheres.values() if each.talks)
+                self._pause_s(), *(each.kept.child.stdout.fileno() for each in self._spheres.values() if each.talks)
             )
             rows = self._tail.read()
             self._version = max([self._version, *(row["version"] for row in rows)])
@@ -176,6 +176,17 @@ class Launch:
                 log.info("ending all processes: %s", reason)
                 at_once = len(self._signals.received) > 1
                 return Ended(reason if at_once or not self._amiss else self._amiss, at_once)
+
+    def _pause_s(self) -> float:
+        """Until somebody's next life is due, or a tick."""
+        now = time.monotonic()
+        due = [each.again_at_s - now for each in self._kept() if each.again_at_s is not None]
+        return max(0.0, min([TICK_S, *due]))
+
+    def _kept(self) -> list[Kept]:
+        """Supervisors, template, control, as far as they were ever started."""
+        kept = [*(each.kept for each in self._spheres.values()), self._template, self._control]
+        return [each for each in kept if each is not None]
 
     def _look(self) -> Seen:
         """What is so now, once who ended unasked was started anew."""
@@ -290,15 +301,13 @@ class Launch:
         """Workers whose template is gone are ours; whether any child is left."""
         from spheres import pids
 
-        kept = [self._template, self._control, *(each.kept for each in self._spheres.values())]
-        return pids.reap_orphans({each.child.pid for each in kept if each is not None and each.child.code() is None})
+        return pids.reap_orphans({each.child.pid for each in self._kept() if each.child.code() is None})
 
     def _end_all(self) -> None:
         """Kill all at once; workers die with their supervisors, by the kernel, and are waited for too."""
         from spheres import pids
 
-        kept = [*(each.kept for each in self._spheres.values()), self._template, self._control]
-        children = [each.child for each in kept if each is not None]
+        children = [each.child for each in self._kept()]
         for child in children:
             child.kill()
         for child in children:

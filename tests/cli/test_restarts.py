@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from tests.cli.runs import begun, ended, pid_of, running, versions
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
 STEPS = 400
-
-Digest = Callable[[], str]
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +117,19 @@ def test_a_control_that_is_killed_comes_back_at_its_address(tmp_path: Path) -> N
     assert "control is back" in said
 
 
+def test_a_control_that_lost_its_ledger_takes_the_spheres_word(tmp_path: Path, undisturbed: str) -> None:
+    """The launcher sees that the disk is empty, and says so to the next control."""
+    with running(tmp_path, steps=STEPS) as process:
+        process.send_signal(signal.SIGSTOP)
+        former = killed(tmp_path, "control")
+        for file in (tmp_path / "out").glob("ledger.db*"):
+            file.unlink()
+        process.send_signal(signal.SIGCONT)
+        wait_until(partial(is_back, tmp_path, "control", former), "another control", limit_s=10)
+        code, said, summary = ended(process, tmp_path)
+    assert (code, summary["status"], summary["digest"]) == (0, "completed", undisturbed), said
+
+
 def test_a_stop_that_came_while_control_was_away_is_ordered_when_it_is_back(tmp_path: Path) -> None:
     """A signal is a fact, not an event."""
     with running(tmp_path) as process:
@@ -129,25 +139,28 @@ def test_a_stop_that_came_while_control_was_away_is_ordered_when_it_is_back(tmp_
     assert (code, summary["status"]) == (0, "stopped"), said
 
 
-@pytest.mark.parametrize("stopped", ["", "worker", "supervisor", "template", "control"])
-def test_nothing_outlives_a_launcher_that_is_killed(stopped: str, tmp_path: Path) -> None:
+EVERYBODY = ("worker", "supervisor", "template", "control")
+
+
+@pytest.mark.parametrize("stopped", [(), ("worker",), EVERYBODY], ids=["nobody", "worker", "everybody"])
+def test_nothing_outlives_a_launcher_that_is_killed(stopped: tuple[str, ...], tmp_path: Path) -> None:
     """SIGKILL asks nobody; all are gone within 5 s, also who is stopped and can't look at any pipe."""
     with running(tmp_path) as process:
         everybody = processes_of(tmp_path)
         assert len(everybody) == 6  # control, template, two supervisors, two workers
         words = Path(f"/proc/{pid_of(tmp_path, 'template')}/cmdline").read_text().split("\0")
-        if stopped:
-            os.kill(pid_of(tmp_path, stopped), signal.SIGSTOP)
+        for role in stopped:
+            os.kill(pid_of(tmp_path, role), signal.SIGSTOP)
         process.kill()
         process.wait()
         wait_until(lambda: all(map(is_gone, everybody)), "the end of all processes", limit_s=5)
         assert words[words.index("--socket") + 1] not in Path("/proc/net/unix").read_text()
 
 
-@pytest.mark.parametrize("stopped", ["worker", "supervisor", "template", "control"])
-def test_a_second_signal_ends_also_who_is_stopped(stopped: str, tmp_path: Path) -> None:
+def test_a_second_signal_ends_also_who_is_stopped(tmp_path: Path) -> None:
     with running(tmp_path) as process:
-        os.kill(pid_of(tmp_path, stopped), signal.SIGSTOP)
+        for role in EVERYBODY:
+            os.kill(pid_of(tmp_path, role), signal.SIGSTOP)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
         code, _, summary = ended(process, tmp_path, limit_s=10)

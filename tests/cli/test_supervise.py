@@ -291,6 +291,28 @@ def test_a_supervisor_without_a_template_starts_its_own(house: House) -> None:
     assert "control.json" in (house.folder / "logs" / "0.log").read_text()
 
 
+def test_without_supervision_the_worker_is_the_process_itself(house: House) -> None:
+    """Nobody starts it anew; it says on stderr that there is no run here."""
+    words = ["--dir", str(house.folder), "--control", "tcp://127.0.0.1:9", "--path", "0", "--no-lifeline"]
+    command = [sys.executable, "-m", "spheres", *words, "--no-supervise"]
+    done = subprocess.run(command, env=environment(), capture_output=True, stdin=subprocess.DEVNULL, timeout=50)
+    assert done.returncode == 1 and b"control.json" in done.stderr and done.stdout == b""
+
+
+def test_a_pid_file_on_a_full_disk_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody dies of it; the former's name is gone too, for it says nothing of who lives now."""
+    file = tmp_path / "worker.pid"
+    pids.write(file, os.getpid())
+    assert pids.read(file) == (os.getpid(), pids.start_time(os.getpid()))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    pids.write(file, os.getpid())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_other_end_must_be_of_our_own_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name of the kernel's has no permissions."""
     name = handover.new_name()

@@ -55,9 +55,9 @@ def test_the_client_loads_no_torch() -> None:
 
 
 def test_the_supervisor_loads_no_torch() -> None:
-    """What watches over workers is small, and can fork before torch starts a thread."""
-    assert "torch" not in heavy_after("import spheres")
-    assert "torch" not in heavy_after("import spheres.launch")
+    """What watches over a worker is small and up in a moment; nor does a template before it listens."""
+    assert heavy_after("import spheres") == {"spheres"}
+    assert heavy_after("import spheres.__main__, spheres.template, lightwatch.config") == {"spheres"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["status", "--help"]])
