@@ -227,10 +227,14 @@ def test_a_repetition_moves_each_index_on_and_kept_sums_outlive_their_generation
     with seated(tmp_path, monkeypatch, "0", "1") as seats:
         members = [seat.member for seat in seats]
 
-        def life(seat: Seat) -> tuple[list[list[int]], list[torch.Tensor]]:
-            sync, dealt = seat.sync, []
+        def answered(seat: Seat, generation: tuple[int, int], deal: dict[int, list[int]]) -> None:
+            seat.ready(generation)
+            seat.go(generation, deal=deal)
+
+        def life(seat: Seat) -> None:
+            sync, dealt = seat.sync, dealt_to[seat.sphere]
             seat.call(FIRST, members)
-            Beside(lambda: (seat.ready(FIRST), seat.go(FIRST, deal={11: [0, 2], 12: [1]})))
+            Beside(lambda: answered(seat, FIRST, {11: [0, 2], 12: [1]}))
             sync.begin(standing())
             for attempt in range(3):
                 position = Place(attempt=attempt)
@@ -245,18 +249,17 @@ def test_a_repetition_moves_each_index_on_and_kept_sums_outlive_their_generation
                 total = sync.tail(tail, position)
                 assert total.units["taken"].tolist() == [1, 1, 1]
             seat.call(SECOND, members)
-            Beside(lambda: (seat.ready(SECOND), seat.go(SECOND, deal={11: [0], 12: [1, 2]})))
+            Beside(lambda: answered(seat, SECOND, {11: [0], 12: [1, 2]}))
             sync.begin(standing())
             sync.deal(Place(), 3, 0)
             sync.reduce(torch.full((10,), 7, dtype=torch.int32))
             later = sync.reduced()
-            return dealt, [sums[0].clone(), later[0], sums[0]]
+            assert later[0].tolist() == [14] * 10 and sums[0].tolist() == [3] * 10
 
-        lives = [Beside(lambda seat=seat: life(seat)) for seat in seats]  # type: ignore[misc]
-        found = [each.result() for each in lives]
-    (first, sums), (second, _) = found  # type: ignore[misc]
-    assert first == [[0, 2], [1], [0, 2]] and second == [[1], [0, 2], [1]]
-    assert sums[0].tolist() == [3] * 10 and sums[1].tolist() == [14] * 10 and torch.equal(sums[0], sums[2])
+        dealt_to: dict[int, list[list[int]]] = {11: [], 12: []}
+        for each in [Beside(lambda seat=seat: life(seat)) for seat in seats]:  # type: ignore[misc]
+            each.result()
+    assert dealt_to == {11: [[0, 2], [1], [0, 2]], 12: [[1], [0, 2], [1]]}
 
 
 def test_a_holder_stays_to_the_end_and_takes_part_until_then(seat: Seat) -> None:
