@@ -245,7 +245,7 @@ def _proposed(state: State, event: GenerationProposed) -> State:
     return replace(
         state,
         seats=seats,
-        broken=state.broken + 1 if same else 0,
+        broken=(state.broken + (state.generation == state.running)) if same else 0,
         generation=event.generation,
         members=event.members,
         proposed_s=event.at_s,

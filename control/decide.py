@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from .deal import is_worth
 from .events import Event, EverybodyLeft, OrderGiven, OrderTook, RunEnded, VersionSettled
-from .generations import adopted, proposed
+from .generations import adopted, beginning, proposed
 from .losses import barred, expelled
 from .paces import measured
 from .protocol import Phase, Wanted
-from .rollcall import begun, readys_of
 from .state import ControlStatus, Seat, State
 from .versions import Conflict, settled
 
@@ -150,13 +149,10 @@ def _stopped_before_it_began(state: State, now_s: float) -> Event | None:
 
 def _roll_called(state: State, now_s: float) -> Event | None:
     """Once all have answered; a Ready that stays out is a lost sphere."""
-    if state.generation == state.running or state.adopting_s is not None:
+    if state.adopting_s is not None:
         return None
-    readys = readys_of(state)
-    if readys is None:
-        return None
-    beginning = begun(state, readys)
-    return _fail(beginning, now_s) if isinstance(beginning, str) else beginning
+    begun = beginning(state, now_s)
+    return _fail(begun, now_s) if isinstance(begun, str) else begun
 
 
 def _order_in_force(state: State) -> Event | None:

@@ -9,13 +9,17 @@ on, while one of them lives. If none of them is here, control waits for one; but
 
 from __future__ import annotations
 
-from .events import Adopted, GenerationProposed
+from .events import Adopted, GenerationBegun, GenerationProposed
 from .losses import BROKEN, is_gone, is_here
 from .protocol import NO_GENERATION, Generation, Member
+from .rollcall import Readys, begun, readys_of
 from .state import Seat, State
 
 JOIN = 0.2
 """Of silence_s: those who come are collected for so long, so that ten who come at once cost one generation."""
+
+ASK_AGAIN = 10
+"""Of silence_s: a roll call that nothing could begin from is repeated; the checkpoint's file may be there again."""
 
 TAKEOVER_S = 60.0
 """With every member of the running generation silent, and none proved dead, others carry on after so long."""
@@ -45,20 +49,39 @@ def members_here(state: State, now_s: float) -> tuple[Member, ...]:
     )
 
 
-def waits_for(state: State, now_s: float) -> list[Seat]:
+def waits_for(state: State, now_s: float, readys: Readys | None = None) -> list[Seat]:
     """The members of the running generation that nothing can go on without; empty if it can.
 
-    All silent at once looks like control being cut off from a tree that is training: then it does nothing.
+    All silent at once looks like control being cut off from a tree that is training: then it does nothing. readys: the
+    answers to a roll call; then those who are here without a state don't count, for the others' may be ahead of all.
     """
     if state.begun is None:
         return []
     line = [state.seats[sphere] for sphere in state.line() if sphere in state.seats]
-    if any(is_here(state, seat, now_s) for seat in line):
+    if readys is None:
+        holds = any(is_here(state, seat, now_s) for seat in line)
+    else:
+        holds = any(ready.holds_state for sphere, ready in readys.items() if sphere in state.line())
+    if holds:
         return []
-    missing = [seat for seat in line if not (seat.dead or seat.expelled)]
+    asked = readys or {}
+    missing = [seat for seat in line if not (seat.dead or seat.expelled or seat.failed or seat.sphere in asked)]
     if missing and now_s - max(_silent_since_s(seat) for seat in missing) > TAKEOVER_S:
         return []
     return missing
+
+
+def beginning(state: State, now_s: float) -> GenerationBegun | str | None:
+    """How the generation that was called begins; a sentence if the run can't go on; None while control has to wait."""
+    readys = readys_of(state)
+    if state.generation == state.running or readys is None or waits_for(state, now_s, readys):
+        return None
+    return begun(state, readys)
+
+
+def is_held(state: State, now_s: float) -> bool:
+    """Whether all have answered the roll call, and nothing can begin: somebody with a state has to come."""
+    return state.generation != state.running and readys_of(state) is not None and beginning(state, now_s) is None
 
 
 def adopted(state: State, now_s: float) -> Adopted | None:
@@ -97,7 +120,12 @@ def _is_due(state: State, here: tuple[Member, ...], now_s: float) -> bool:
         return True
     called = {member.sphere for member in state.members}
     waiting = [state.seats[sphere] for sphere in ids - called]
-    if not waiting or state.generation != state.running or any(seat.closed is not None for seat in seats):
+    if state.generation != state.running:
+        if not is_held(state, now_s):
+            return False
+        if now_s - state.proposed_s >= ASK_AGAIN * state.silence_s:
+            return True
+    if not waiting or any(seat.closed is not None for seat in seats):
         return False
     return now_s - min(max(seat.waits_s, seat.barred_s) for seat in waiting) >= JOIN * state.silence_s
 

@@ -28,9 +28,10 @@ from .events import (
     SphereReturned,
     VersionSettled,
 )
-from .generations import TAKEOVER_S, waits_for
+from .generations import TAKEOVER_S, is_held, waits_for
 from .protocol import Answer, Ask, Phase, Row
 from .protocol import Event as Story
+from .rollcall import readys_of
 from .state import Seat, State
 from .status import EpochStatus, SphereStatus, Status, Throughput, Totals
 from .totals import merged, summed
@@ -85,15 +86,14 @@ def alarm_of(state: State, now_s: float) -> str:
     """What somebody should look at, in a sentence; empty if all is well."""
     if state.ended is not None:
         return ""
-    missing = waits_for(state, now_s)
+    missing = waits_for(state, now_s) or waits_for(state, now_s, readys_of(state) or None)
     if missing and state.adopting_s is None:
         names = ", ".join(seat.name for seat in missing[:3])
         return (
-            f"nobody of the running generation is here and none is known dead; waiting for {names} before anybody else "
+            f"nobody of the running generation is here with a state; waiting for {names} before anybody else "
             f"may carry on (at most {TAKEOVER_S:g} s) [LW411]"
         )
-    called = state.generation != state.running and state.begun is not None
-    if called and now_s - state.proposed_s > 10 * state.silence_s:
+    if state.begun is not None and is_held(state, now_s):
         return (
             "no sphere holds a state and none can read v0.safetensors: put the file back into the run's folder [LW412]"
         )
