@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from control.crash import here
 from lightwatch.checkpoint import load_snapshot, save_snapshot
 from lightwatch.config import TrainingConfig
 from lightwatch.errors import DataError
@@ -37,11 +38,12 @@ class Folder:
         keep: Callable[[nn.Module], Path],
         configured: Callable[[TrainingConfig], None],
     ) -> None:
-        self.keep = keep
+        self._keep = keep
         self.configured = configured
         self.v0 = run_dir / V0
         self._versions = run_dir / "spheres" / path / VERSIONS
         self._refused_v0 = self._told = False
+        self._saved: tuple[str, float] | None = None
 
     def has_v0(self) -> bool:
         """Whether the checkpoint of last resort can be read here, as far as is known."""
@@ -53,7 +55,8 @@ class Folder:
 
     def write_v0(self, snapshot: Snapshot) -> None:
         """Whole or not at all. Raises OSError."""
-        save_snapshot(snapshot, self.v0)
+        save_snapshot(snapshot, self.v0, _v0_passes)
+        here("sphere.v0_written")
 
     def read_v0(self, digest: str | None) -> Snapshot:
         """The state of version 0, whose weights must have this digest, if one is named. Raises DataError; then
@@ -70,6 +73,16 @@ class Folder:
             raise
         return snapshot
 
+    def save(self, model: nn.Module, digest: str, told: Callable[[Path], object] | None) -> float:
+        """Keep the last version, once; how many seconds that took. told: of the file. Raises what `keep` raises."""
+        if self._saved is None or self._saved[0] != digest:
+            began_s = time.perf_counter()
+            path = self._keep(model)
+            self._saved = (digest, time.perf_counter() - began_s)
+            if told is not None:
+                told(path)
+        return self._saved[1]
+
     def note(self, **facts: object) -> None:
         """One line more about a version that this process holds. A disk that refuses it is told once."""
         line = json.dumps({"at": time.time(), "pid": os.getpid(), **facts}) + "\n"
@@ -81,3 +94,10 @@ class Folder:
             if not self._told:
                 log.warning("%s can't be written: %s", self._versions, error)
             self._told = True
+
+
+def _v0_passes(moment: str) -> None:
+    if moment == "written":
+        here("sphere.v0_unflushed")
+    else:
+        here("sphere.v0_unnamed")

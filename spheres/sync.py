@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
@@ -38,7 +37,8 @@ from .link import ControlSilent, Link
 from .meter import Meter
 from .patience import CONTROL_GONE_S, wait_for_control
 from .provision import Provision
-from .state import Heard, deal, deal_further_on, operation_timeout_s, share_out
+from .shares import Shares
+from .state import Heard, operation_timeout_s
 from .store import LinkStore
 from .wires import Wires
 from .words import closed_of, packed, position_of, ready_of, row_of, start_of, wire_position
@@ -88,10 +88,7 @@ class TreeSync:
         self._wires: Wires | None = None
         self._meter = Meter()
         self._gradient_bytes = 0
-        self._dealt = False
-        self._deal_check = 0
-        self._training = 0
-        self._owners: tuple[Position, list[int]] | None = None
+        self._shares: Shares | None = None
         self._step_s = self._longest_step_s = 0.0
         self.first = False
         self.members = 1
@@ -102,7 +99,6 @@ class TreeSync:
         self.finish: Callable[[], object] | None = None
         self.kept: Callable[..., object] | None = None
         self._last: tuple[Closing, nn.Module] | None = None
-        self._saved: tuple[str, float] | None = None
 
     # ------------------------------------------------------------ becoming part of a generation
 
@@ -193,6 +189,7 @@ class TreeSync:
             self._freeze(str(error))
             return False
         self._go, self._wires = go, Wires(groups)
+        self._shares = Shares(go, [member.sphere for member in view.members])
         return True
 
     def _leave_generation(self) -> None:
@@ -200,8 +197,7 @@ class TreeSync:
         self._provision.end()
         if self._wires is not None:
             self._wires.close()
-        self._wires = self._go = self._owners = None
-        self._dealt = False
+        self._wires = self._go = self._shares = None
 
     def _break_off(self, why: str) -> NoReturn:
         self._freeze(why)
@@ -226,30 +222,18 @@ class TreeSync:
 
     def deal(self, position: Position, training: int, evaluation: int) -> Sequence[int]:
         """Go's deal for the position that the generation began at; afterwards shares by pace; evaluation evenly."""
-        assert self._view is not None and self._wires is not None
+        assert self._shares is not None and self._wires is not None
         self._wires.show(self.trace)
-        ids = [member.sphere for member in self._view.members]
-        begun_here = self._go is not None and training > 0 and position == position_of(self._go.position)
-        anew = self._wires.dirty or (begun_here and self._dealt and self._go is not None and self._go.keep)
-        if anew:  # after an exception that the script survived: what was sent, or kept, is no longer what is told
+        if self._wires.dirty or self._shares.begins_anew(
+            position, training
+        ):  # after an exception that a script outlived
             self._break_off("a step was begun anew after a part of it had been handed on [LW408]")
-        self._dealt = self._dealt or begun_here
-        shares = self._go.deal if begun_here and self._go is not None else self._shares(position, training, ids)
-        evaluations = share_out(evaluation, ids, position.attempt)
-        self._deal_check = zlib.crc32(repr((sorted(shares.items()), evaluations)).encode())
-        self._training, self._step_s = training, time.monotonic()
-        self._link.stand(closing=not training)
-        mine = self._link.heard.sphere
-        return [*shares.get(mine, ()), *(training + unit for unit in evaluations[mine])]
-
-    def _shares(self, position: Position, training: int, ids: list[int]) -> dict[int, list[int]]:
-        """On a repetition nobody computes again what it computed last."""
-        if position.attempt and self._owners is not None and len(self._owners[1]) == training:
-            if self._owners[0] == position._replace(attempt=position.attempt - 1):
-                return deal_further_on(self._owners[1], ids)
         number = self._link.standing.in_force
         paces = self._link.heard.orders[number - 1].paces if number else {}
-        return deal(training, ids, paces, position.attempt)
+        units = self._shares.of(self._link.heard.sphere, position, training, evaluation, paces)
+        self._step_s = time.monotonic()
+        self._link.stand(closing=not training)
+        return units
 
     def reduce(self, bucket: Tensor) -> None:
         assert self._wires is not None
@@ -263,14 +247,14 @@ class TreeSync:
             self._break_off(str(error))
 
     def tail(self, tail: Tail, position: Position) -> Tail:
-        assert self._wires is not None
+        assert self._wires is not None and self._shares is not None
         heard = self._link.heard
         if heard.ends(self._generation):
             raise GenerationEnded(f"generation {self._generation} is over")
         mine = {
             "generation": self._generation[0] << 32 | self._generation[1],
             "position": packed(position),
-            "deal": self._deal_check,
+            "deal": self._shares.check,
             "seen": heard.seen,
         }
         for name, value in mine.items():
@@ -280,7 +264,7 @@ class TreeSync:
         except PeerLost as error:
             self._break_off(str(error))
         self._provision.arrived()
-        self._owners = (position, tail.units["owner"][: self._training].tolist())
+        self._shares.computed(position, tail.units["owner"].tolist())
         self._longest_step_s = max(self._longest_step_s, time.monotonic() - self._step_s)
         self._wires.groups.timeout = timedelta(seconds=operation_timeout_s(self._longest_step_s))
         return tail
@@ -379,21 +363,11 @@ class TreeSync:
             raise StateError("the script ended without training: call Trainer(...).train() [LW803]")
         closing, model = self._last
         self._link.stand(phase=Phase.CLOSING)
-        save_s = self._save(model, closing.digest) if self.first else 0.0
+        save_s = self._folder.save(model, closing.digest, self.kept) if self.first else 0.0
         self._link.send(closed_of(closing, self._generation, self._meter.lines(), save_s))
 
     def _end_or_newer(self, heard: Heard) -> End | View | None:
         return heard.end or self._newer_view(heard)
-
-    def _save(self, model: nn.Module, digest: str) -> float:
-        """Write the model, once; how many seconds that took."""
-        if self._saved is None or self._saved[0] != digest:
-            began_s = time.perf_counter()
-            path = self._folder.keep(model)
-            self._saved = (digest, time.perf_counter() - began_s)
-            if self.kept is not None:
-                self.kept(path)
-        return self._saved[1]
 
     def _await(self, pick: Callable[[Heard], T | None], to: str, gone_s: float = CONTROL_GONE_S) -> T:
         return wait_for_control(self._link, pick, to, self._silence_s, gone_s)
