@@ -18,7 +18,12 @@ from tests.cli.commands import is_gone, processes_of, start, summary_of, tiny_pr
 def running(folder: Path, *more: str, steps: int = 1_000_000, tree: str = "2") -> Iterator[subprocess.Popen[str]]:
     """A run on a tree in `out` that has made its first steps; nothing of it is left afterwards."""
     with begun(folder, *more, steps=steps, tree=tree) as process:
-        wait_until(lambda: process.poll() is not None or versions(folder) > 3, "the first steps", limit_s=90)
+        try:
+            wait_until(lambda: process.poll() is not None or versions(folder) > 3, "the first steps", limit_s=90)
+        except AssertionError as error:
+            for log in sorted((folder / "out" / "logs").rglob("*.log")):
+                error.add_note(f"{log.name}: {log.read_text()[-1500:]}")
+            raise
         assert process.poll() is None, process.communicate()
         yield process
 
