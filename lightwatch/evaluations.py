@@ -18,7 +18,10 @@ class Evaluations:
 
     def book(self, tail: Tail, training: int, version: int) -> float | None:
         """The loss of the evaluation in this tail, if there was one: of `version`, units `training` and on."""
-        loss, weight = tail.mean_loss(training, tail.units["weight"].size)
+        units = tail.units["weight"].size
+        if units == training:
+            return None
+        loss, weight = tail.mean_loss(training, units)
         if loss is None or not weight:
             return None
         self.loss = loss

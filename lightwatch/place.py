@@ -38,12 +38,12 @@ class Place:
 
     def begin(self, position: Position) -> None:
         """Stand at this position, with nothing done."""
-        self.position, self.outcomes, self.sums = Position(*position), {}, None
+        self.position, self.outcomes, self.sums = position, {}, None
 
-    def move(self, agreed: Agreed, **to: int) -> None:
+    def move(self, agreed: Agreed, position: Position) -> None:
         """Stand at another position, as this tail decided, and keep its record for whoever missed it."""
         start = self.position
-        self.begin(start._replace(**to))
+        self.begin(position)
         if agreed.paths:
             self.record = Transition(start, self.position, agreed.tail.written(), agreed.paths)
 

@@ -114,8 +114,8 @@ class Stepper:
         self.place.begin(position)
         self._replica.begin()
 
-    def _move(self, agreed: Agreed, **to: int) -> None:
-        self.place.move(agreed, **to)
+    def _move(self, agreed: Agreed, position: Position) -> None:
+        self.place.move(agreed, position)
         self._replica.begin()
 
     # ------------------------------------------------------------ a step
@@ -226,7 +226,7 @@ class Stepper:
             case (NonFinite() | Hopeless()) as trouble:
                 step.trouble = self._skipped_or_raised(trouble, agreed)
                 return self._make_version(agreed, step)
-        self._move(agreed, attempt=place.position.attempt + 1)
+        self._move(agreed, place.position._replace(attempt=place.position.attempt + 1))
 
     def _commit(self, update: Update, agreed: Agreed, step: Step) -> None:
         """Everything that changes in a step, after all have agreed to it."""
@@ -261,7 +261,7 @@ class Stepper:
         place.in_force, place.suspicion = sync.wanted(order), None
         self._micro_batches += step.units
         self.closings = 0
-        self._move(agreed, version=self.version + 1, closing=0, attempt=0)
+        self._move(agreed, Position(place.position.lineage, self.version + 1))
         self.digest = self._replica.digest() if self._digest_due() else None
         check = None if sync.alone else self._replica.write_down()
         step.lap("update")
@@ -327,7 +327,8 @@ class Stepper:
     def _agree_on_version(self, agreed: Agreed) -> None:
         """What a sound closing tail says."""
         self.evaluations.close(agreed.tail, self.version)
-        self._move(agreed, closing=self.place.position.closing + 1, attempt=0)
+        lineage, version, closing, _ = self.place.position
+        self._move(agreed, Position(lineage, version, closing + 1))
 
     # ------------------------------------------------------------ following the others
 

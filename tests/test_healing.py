@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightwatch.config import TrainingConfig
-from lightwatch.sync import Alone, How, Sick, Wanted
+from lightwatch.sync import Alone, GenerationEnded, How, Position, Sick, Standing, Start, Wanted
 from lightwatch.trainer import Trainer
 from tests.healing import Break, Tree, heal
 from tests.models import byte_pairs, gpt_trainer, small_trainer, tiny_gpt
@@ -365,3 +365,41 @@ def test_sums_that_arrived_changed_are_dropped(alone: Trainer) -> None:
 
     tree, trainers = heal(make)
     assert not tree.gone and ends_like(trainers, alone) and made_once(tree)
+
+
+def test_a_callback_that_changes_weights_everywhere_alike_is_no_sickness() -> None:
+    """After each step, as one that holds them in bounds would: what it left is what must be kept."""
+
+    def act(trainer: Trainer) -> None:
+        def hold(_: object) -> None:
+            with torch.no_grad():
+                for parameter in trainer.model.parameters():
+                    parameter.clamp_(-0.05, 0.05)
+
+        trainer.on_step_end = hold
+        trainer.train()
+
+    tree, trainers = heal(gpt_trainer, [Break((2, 0, 0), "tail", frozenset({"1"}))], act=act)
+    assert set(trainers) == ALL and not tree.gone and ends_like(trainers, trained(gpt_trainer, act))
+
+
+@pytest.mark.parametrize("position", [Position(0, 0), Position(0, 1)])
+def test_a_script_that_has_a_version_behind_it_is_not_taken_back(position: Position) -> None:
+    """Its first `train` can't be done again: the process must leave."""
+
+    class TakenBack(Alone):
+        broken = 0
+
+        def begin(self, standing: Standing) -> Start:
+            return Start(position, How.LOAD) if self.broken else Start(standing.position)
+
+        def progress(self, position: Position, phase: str, done: int = 0, dealt: int = 0) -> None:
+            if position.version == 3 and not self.broken:
+                self.broken = 1
+                raise GenerationEnded
+
+    trainer = small_trainer(TakenBack(), max_steps=-1, micro_batches=4, batch_size=5)
+    trainer.train()
+    with pytest.raises(Sick, match="behind it"):
+        trainer.train()
+    assert trainer.version == 3
