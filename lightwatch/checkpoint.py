@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -64,15 +65,17 @@ def load_model(model: nn.Module, path: Path) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
-def save_snapshot(snapshot: Snapshot, path: Path) -> None:
+def save_snapshot(snapshot: Snapshot, path: Path, passing: Callable[[str], object] = lambda _: None) -> None:
     """Write a state to `path`, whole or not at all. The same state gives the same bytes.
 
-    Blocks until the disk has it; needs the state's memory once more. Raises OSError.
+    Blocks until the disk has it; needs the state's memory once more. passing: as for `write_whole`. Raises OSError.
     """
     tensors = {name: snapshot.tensors[name].cpu().clone() for name in sorted(snapshot.tensors)}
     facts = json.dumps(snapshot.facts, sort_keys=True)
     told = {"format": FORMAT, "facts": facts, "weights": snapshot.digest(), "sha256": _sha256(tensors, facts)}
-    write_whole(path, save(tensors, metadata={HEAD: json.dumps(told)}))  # of one entry: the order of more is random
+    write_whole(
+        path, save(tensors, metadata={HEAD: json.dumps(told)}), passing
+    )  # one entry: the order of more is random
 
 
 def load_snapshot(path: Path) -> Snapshot:

@@ -14,6 +14,7 @@ import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from control.crash import here
 from control.protocol import Member
 from lightwatch.errors import LightwatchError
 
@@ -127,6 +128,7 @@ class Fetch:
                     self.partial = self._begun(reply)
                     larder.offer(self._key, self.partial)
             case Chunk(number=number, data=data):
+                here("sphere.chunk_came")
                 self._asked.discard(number)
                 if self.partial is None or not self.partial.take(number, data):
                     raise self._corrupted(f"chunk {number} with another hash than its manifest says")

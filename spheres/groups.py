@@ -27,6 +27,7 @@ import torch
 from torch._C._distributed_c10d import PrefixStore, Store, Work
 from torch.distributed import AllreduceOptions, BroadcastOptions, ProcessGroupGloo, ReduceOp, ReduceOptions
 
+from control.crash import here
 from control.protocol import Generation, Member
 from lightwatch.errors import LightwatchError
 
@@ -169,6 +170,7 @@ class Groups:
         destroys what it gets in the end).
         """
         self._store = store
+        here("sphere.before_groups")
         thread = threading.Thread(target=self._construct, args=(store, timeout_s), name=BUILDER, daemon=True)
         thread.start()
         done = self._built.wait(timeout_s)
@@ -177,6 +179,7 @@ class Groups:
             trouble = self._trouble or ("the build was broken off" if done else f"not built within {timeout_s:g} s")
         if built:
             thread.join()
+            here("sphere.after_groups")
             return
         self.abort()
         self._bury()

@@ -23,6 +23,7 @@ from typing import TypeAlias
 import msgspec
 import zmq
 
+from control.crash import here
 from control.protocol import Generation, Position
 
 from .stock import CHUNK_BYTES_MOST, Manifest, Stock
@@ -191,6 +192,7 @@ class Larder:
             return Later(chunk=want.chunk) if data is None else Chunk(number=want.chunk, data=data)
 
     def _send(self, identity: bytes, reply: Reply) -> None:
+        here("sphere.before_handing_out")
         try:
             self._router.send_multipart([identity, self._encoder.encode(reply)], zmq.NOBLOCK)
             self.handed_bytes += len(reply.data) if isinstance(reply, Chunk) else 0

@@ -27,6 +27,7 @@ from typing import TypeVar
 import msgspec
 import psutil  # type: ignore[import-untyped]
 
+from control.crash import here
 from control.protocol import (
     Beat,
     FromSphere,
@@ -42,6 +43,7 @@ from control.protocol import (
 from control.wire import decode_at_sphere, encode
 from lightwatch.errors import LightwatchError, RunEnded
 
+from . import points
 from .line import LINGER_MS, Line, is_address
 from .outbox import Outbox
 from .state import Heard, Standing, hear, move
@@ -136,10 +138,12 @@ class Link:
 
     def send(self, message: FromSphere) -> None:
         """Hand over a message; it goes out in order, as soon as control is connected. Never blocks."""
+        points.before(message)
         with self._changed:
             self._check_alive()
             self._outbox.put(message)
         self._line.ring()
+        points.after(message)
 
     def remember(self, memory: Memory) -> None:
         """What a control that has lost its ledger is told, should one come; the orders are added then."""
@@ -302,7 +306,9 @@ class Link:
                     self._handshakes += 1
                     self._welcome_due = self._handshakes > 1
                     self._superseded = False
+                    here("sphere.before_hello")
                     self._line.send(encode(self._introduction()))
+                    here("sphere.after_hello")
             self._receive()
             self._flush()
 

@@ -20,6 +20,7 @@ from queue import Empty, SimpleQueue
 import torch
 from torch import Tensor
 
+from control.crash import here
 from lightwatch.errors import coded
 from lightwatch.trace import Trace
 
@@ -89,6 +90,7 @@ class Pipeline:
                 began_s = time.perf_counter()
                 try:
                     stage(item[1])
+                    here("sphere.bucket_summed")
                 except Exception as error:  # only its words: its traceback would keep dead groups alive
                     self._trouble = str(error) or type(error).__name__
                 if self.trace is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from control.crash import here
 from control.protocol import Go, How, Member, Position
 from lightwatch.snapshot import Snapshot
 
@@ -33,6 +34,8 @@ class Provision:
     def begin(self, go: Go, own: Callable[[], Snapshot]) -> None:
         """A generation begins. own: gives this sphere's state, as it is when it is asked for."""
         self._own = own
+        if go.how is How.RECORD:
+            here("sphere.follows_record")
         if go.how is How.HERE:
             self.serve(go)
 
@@ -48,6 +51,7 @@ class Provision:
         Blocks. over: whether nobody needs it any more. Raises FetchBroken, DataError.
         """
         key = (go.generation, go.position)
+        here("sphere.fetch_begins")
         if go.how is How.LOAD:
             snapshot = self._folder.read_v0(go.digest)
             self._larder.offer(key, Whole(snapshot))

@@ -24,6 +24,8 @@ import sys
 import time
 from pathlib import Path
 
+from control import crash
+
 from . import handover, pids, restart
 from .life import Life, Post
 
@@ -65,6 +67,7 @@ class Supervisor:
     def run(self) -> int:
         """The exit code; 1 also when the launcher's pipe ended."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        crash.arm(self._post.dir, "supervisor", self._post.path)
         pids.write(self._own_file, os.getpid())
         if self._lifeline:
             self._watched.register(0, selectors.EVENT_READ)
@@ -111,6 +114,7 @@ class Supervisor:
     def _begin(self) -> None:
         """Ask the template for a worker; a template that is not there is asked again."""
         former = pids.end_former(self._pid_file)
+        crash.here("supervisor.before_asking")
         try:
             life = Life.ask(self._post, self._template, former)
         except OSError:
@@ -120,6 +124,7 @@ class Supervisor:
         if life.stdout >= 0:
             self._watched.register(life.stdout, selectors.EVENT_READ)
         self._life = life
+        crash.here("supervisor.after_asking")
 
     def _answered(self, life: Life) -> None:
         """The template has forked, or died over it: then a half begun worker dies with the pipes."""
@@ -137,6 +142,7 @@ class Supervisor:
         else:
             self._report({"started": self._post.path, "pid": life.pid})
         self._started = True
+        crash.here("supervisor.answered")
 
     # ---------------------------------------------------------------- its life and its end
 

@@ -29,6 +29,7 @@ from lightwatch.sync import GenerationEnded, Length, Position, Sick, Standing, S
 from lightwatch.tail import Tail
 from lightwatch.trace import Trace
 
+from . import points
 from .fetch import FetchBroken, unreachable
 from .folder import Folder
 from .groups import Groups, PeerLost, Worn, graves
@@ -259,10 +260,12 @@ class TreeSync:
         }
         for name, value in mine.items():
             tail.members[name][self.rank] = value
+        points.before_tail(self._shares.training)
         try:
             self._wires.sum_tail(torch.from_numpy(tail.vector))
         except PeerLost as error:
             self._break_off(str(error))
+        points.after_tail(self._shares.training)
         self._provision.arrived()
         self._shares.computed(position, tail.units["owner"].tolist())
         self._longest_step_s = max(self._longest_step_s, time.monotonic() - self._step_s)

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from control import crash
 from lightwatch._beside import check
 
 from . import handover
@@ -44,6 +45,7 @@ def main() -> int:
     given = parser.parse_args()
     follow_launcher()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    crash.arm(given.dir, "template")
     with handover.listen(given.socket) as listener:  # before torch: who asks meanwhile waits in line
         check()
         from . import worker
@@ -115,11 +117,13 @@ class Template:
     def _fork(self, line: socket.socket, request: dict[str, Any], pipes: Pipes) -> None:
         """Fork the worker and tell who it is. In the child this never returns."""
         sys.stderr.flush()
+        crash.here("template.before_fork")
         pid = os.fork()
         if pid == 0:
             self._let_go(line)
             pid_file = self._folder / "spheres" / request["path"] / "worker.pid"
             be_worker(pid_file, pipes, lambda pulse: self._work(request, pulse))
+        crash.here("template.after_fork")
         self._asked[pid] = line
         handle = [os.pidfd_open(pid)] if sys.platform == "linux" else []
         try:

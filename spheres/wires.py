@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from control.crash import here
 from lightwatch.trace import Trace
 
 from .groups import Groups
@@ -32,6 +33,7 @@ class Wires:
 
     def send(self, bucket: Tensor) -> None:
         """Let a copy of this bucket go. Never blocks, never raises."""
+        here("sphere.before_reduce")
         if self._next == len(self._wires):
             self._wires.append(torch.empty(bucket.shape, dtype=bucket.dtype, device="cpu"))
             self._homes.append(bucket.device)

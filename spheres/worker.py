@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from control import crash
 from control.protocol import Failed, Hello
 from lightwatch import config, job
 from lightwatch import sync as seam
@@ -47,6 +48,7 @@ def main(
     b"v", that it made a version.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    crash.arm(run_dir, "sphere", path)
     run = config.load(run_dir / "config.toml", config.RunConfig())
     run_id = json.loads((run_dir / "control.json").read_text())["run_id"]
     silence_s = run.control.silence_s
