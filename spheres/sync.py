@@ -364,6 +364,8 @@ class TreeSync:
     def _say_closed(self) -> None:
         if self._last is None or self._wires is None:
             raise StateError("the script ended without training: call Trainer(...).train() [LW803]")
+        if self._go is not None:
+            self._provision.serve(self._go)  # one that came to the end by a record computes nothing more
         closing, model = self._last
         self._link.stand(phase=Phase.CLOSING)
         save_s = self._folder.save(model, closing.digest, self.kept) if self.first else 0.0

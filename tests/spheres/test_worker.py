@@ -1,0 +1,63 @@
+"""What a sphere's process says with its exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from control.protocol import End, Failed, Hello, Refused, ToControl, ToSphere, Welcome
+from lightwatch import sync as seam
+from spheres import worker
+from tests.spheres.fake_control import FakeControl
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "config.toml").write_text("")
+    (tmp_path / "control.json").write_text(json.dumps({"run_id": "r"}))
+    yield tmp_path
+    seam.current = None
+
+
+def answers(message: ToControl) -> list[ToSphere]:
+    """Admit everybody, and end the run for whoever has failed."""
+    match message:
+        case Hello():
+            return [Welcome(sphere=7, incarnation=1)]
+        case Failed():
+            return [End(status="failed", reason=message.text)]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "told"),
+    [
+        ("from lightwatch.sync import Sick\nraise Sick('flipped [LW304]')", 75, False),
+        ("from spheres.link import LinkBroken\nraise LinkBroken('gone [LW901]')", 75, False),
+        ("from spheres.groups import Worn\nraise Worn('too many [LW408]')", 75, False),
+        ("raise ValueError('mine')", 1, True),
+        ("from lightwatch.errors import DataError\nraise DataError('too short [LW102]')", 2, True),
+        ("", 1, True),
+        ("from lightwatch.errors import RunEnded\nraise RunEnded('completed')", 0, False),
+        ("from lightwatch.errors import RunEnded\nraise RunEnded('failed')", 1, False),
+    ],
+)
+def test_the_code_says_whether_a_successor_is_wanted(run_dir: Path, script: str, code: int, told: bool) -> None:
+    """75: start me anew, the run goes on, and control is not told of a failure. 1 and 2 end the run, and say why."""
+    file = run_dir / "script.py"
+    file.write_text(script)
+    with FakeControl(answers) as control:
+        assert worker.main(run_dir, control.address, "0/0", [str(file)], former=4321) == code
+        control.until(lambda: bool(control.received))
+        hello = control.of(Hello)[0]
+        assert (hello.path, hello.former, hello.port > 0) == ("0/0", 4321, True)
+        assert bool(control.of(Failed)) == told
+
+
+def test_who_is_refused_does_not_come_again(run_dir: Path) -> None:
+    """A supervisor would otherwise ask for ever."""
+    with FakeControl(lambda message: [Refused(text="0/0 is taken")]) as control:
+        assert worker.main(run_dir, control.address, "0/0", pulse=lambda *_: None) == 1
