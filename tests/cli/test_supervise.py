@@ -240,10 +240,21 @@ def test_a_template_that_is_killed_takes_no_worker_with_it(house: House) -> None
     house.template.kill()
     house.template.wait()
     assert not is_gone(worker)
+    next_one = house.work("return 0").template
+    wait_until(lambda: listens(house.name), "the next template")
     os.kill(worker, signal.SIGKILL)
-    house.work("return 0")
     assert [item["code"] for item in items(process) if "exited" in item] == [None, 0]
     assert house.lives()[1][1] == worker
+    assert next_one is not None and next_one.poll() is None
+
+
+def listens(name: str) -> bool:
+    """Whether somebody does; nothing is asked of it."""
+    try:
+        handover.connect(name).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_a_worker_of_an_earlier_supervisor_is_dead_before_another_begins(house: House) -> None:
