@@ -13,78 +13,24 @@ Durations are in seconds and end in `_s`; no instant ever crosses machines.
 
 from __future__ import annotations
 
-import enum
 from typing import TypeAlias
 
 import msgspec
 
 from .status import Status, Traffic
-
-Generation: TypeAlias = tuple[int, int]
-"""(incarnation of control, number). (0, 0) is "none yet"; compared in this order."""
-
-NO_GENERATION: Generation = (0, 0)
-
-
-class Position(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """Where a sphere stands. Compared as a tuple: a restore opens a lineage, a closing tail agrees on a version without
-    a step, an attempt repeats a step."""
-
-    lineage: int = 0
-    version: int = 0
-    closing: int = 0
-    attempt: int = 0
+from .terms import NO_GENERATION as NO_GENERATION
+from .terms import Generation as Generation
+from .terms import How as How
+from .terms import Member as Member
+from .terms import Memory as Memory
+from .terms import Phase as Phase
+from .terms import Position as Position
+from .terms import Record as Record
+from .terms import Wanted as Wanted
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
     """What every message shares: the class name is the tag on the wire."""
-
-
-class Phase(enum.Enum):
-    """What a sphere's main thread is doing. Only `COMPUTING` can be stuck; the others wait for somebody."""
-
-    STARTING = "starting"
-    ADMITTED = "admitted"
-    FROZEN = "frozen"
-    BUILDING = "building"
-    FETCHING = "fetching"
-    COMPUTING = "computing"
-    REDUCING = "reducing"
-    PAUSED = "paused"
-    CLOSING = "closing"
-    CLOSED = "closed"
-
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Orders are one numbered wanted state: number n holds everything that orders 1..n asked for."""
-
-    number: int = 0
-    paused: bool = False
-    stopped: bool = False
-    learning_rate: float | None = None
-    """The base rate that the schedule multiplies; None: the config's."""
-    paces: dict[int, float] = {}
-    """Sphere -> seconds that one of its micro-batches takes, as control measured: the deal follows it. Bits don't."""
-
-
-class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One sphere in a generation: its id (used once, ever), where it says it is, and where peers reach it."""
-
-    sphere: int
-    path: str
-    address: str = "127.0.0.1"
-    port: int = 0
-    """Of its larder, where a peer fetches the state and finds out whether it can be reached; 0: it has none."""
-
-
-class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a sphere knows of the run, for a control that has lost its ledger."""
-
-    generation: Generation
-    members: list[Member]
-    position: Position
-    """At which that generation began."""
-    orders: list[Wanted] = []
 
 
 # ---------------------------------------------------------------- spheres to control
@@ -144,18 +90,6 @@ class Beat(Message, frozen=True, kw_only=True):
     """Members of `failed_in` whose larder did not answer when that generation broke."""
     rss_bytes: int = 0
     cpu_s: float = 0.0
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The last transition, for a sphere that missed its tail: with the sums it holds it decides the same from it.
-
-    tail: the summed vector, int64 little-endian. paths: of the members that made it, by rank.
-    """
-
-    start: Position
-    end: Position
-    tail: bytes
-    paths: list[str] = []
 
 
 class Row(Message, frozen=True, kw_only=True):
@@ -316,16 +250,6 @@ class View(Message, frozen=True, kw_only=True):
     members: list[Member]
     orders: list[Wanted] = []
     """All orders so far, in number order."""
-
-
-class How(enum.Enum):
-    """How a member reaches the start position: it stands there; follows the record; fetches the state from its donor;
-    loads the checkpoint of last resort."""
-
-    HERE = "here"
-    RECORD = "record"
-    FETCH = "fetch"
-    LOAD = "load"
 
 
 class Go(Message, frozen=True, kw_only=True):

@@ -1,0 +1,92 @@
+"""What messages are made of: the values that control and spheres name in common, one frozen class each."""
+
+from __future__ import annotations
+
+import enum
+from typing import TypeAlias
+
+import msgspec
+
+Generation: TypeAlias = tuple[int, int]
+"""(incarnation of control, number). (0, 0) is "none yet"; compared in this order."""
+
+NO_GENERATION: Generation = (0, 0)
+
+
+class Position(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """Where a sphere stands. Compared as a tuple: a restore opens a lineage, a closing tail agrees on a version without
+    a step, an attempt repeats a step."""
+
+    lineage: int = 0
+    version: int = 0
+    closing: int = 0
+    attempt: int = 0
+
+
+class Phase(enum.Enum):
+    """What a sphere's main thread is doing. Only `COMPUTING` can be stuck; the others wait for somebody."""
+
+    STARTING = "starting"
+    ADMITTED = "admitted"
+    FROZEN = "frozen"
+    BUILDING = "building"
+    FETCHING = "fetching"
+    COMPUTING = "computing"
+    REDUCING = "reducing"
+    PAUSED = "paused"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Orders are one numbered wanted state: number n holds everything that orders 1..n asked for."""
+
+    number: int = 0
+    paused: bool = False
+    stopped: bool = False
+    learning_rate: float | None = None
+    """The base rate that the schedule multiplies; None: the config's."""
+    paces: dict[int, float] = {}
+    """Sphere -> seconds that one of its micro-batches takes, as control measured: the deal follows it. Bits don't."""
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One sphere in a generation: its id (used once, ever), where it says it is, and where peers reach it."""
+
+    sphere: int
+    path: str
+    address: str = "127.0.0.1"
+    port: int = 0
+    """Of its larder, where a peer fetches the state and finds out whether it can be reached; 0: it has none."""
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a sphere knows of the run, for a control that has lost its ledger."""
+
+    generation: Generation
+    members: list[Member]
+    position: Position
+    """At which that generation began."""
+    orders: list[Wanted] = []
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The last transition, for a sphere that missed its tail: with the sums it holds it decides the same from it.
+
+    tail: the summed vector, int64 little-endian. paths: of the members that made it, by rank.
+    """
+
+    start: Position
+    end: Position
+    tail: bytes
+    paths: list[str] = []
+
+
+class How(enum.Enum):
+    """How a member reaches the start position: it stands there; follows the record; fetches the state from its donor;
+    loads the checkpoint of last resort."""
+
+    HERE = "here"
+    RECORD = "record"
+    FETCH = "fetch"
+    LOAD = "load"
