@@ -16,6 +16,8 @@ from .config import Settings
 from .errors import ControlError, NoAnswer
 
 START_S = 20.0
+BEGIN_AGAIN_MOST = 2
+"""So often one that is killed before it is bound is started anew."""
 LOOK_S = 0.01
 
 
@@ -47,6 +49,7 @@ class ControlProcess:
             folder=self.folder, run_id=run_id, tree=tree, listen=listen, silence_s=silence_s, lifeline=True
         )
         self.log = log or self.folder / "control.log"
+        self._adopt = adopt
         self.process = _started(self._settings, self.log, adopt=adopt)
         try:
             self.address = self._wait_until_bound()
@@ -70,13 +73,17 @@ class ControlProcess:
         self.process = _started(self._settings, self.log, adopt=adopt)
 
     def _wait_until_bound(self) -> str:
-        deadline = time.monotonic() + START_S
+        deadline, again = time.monotonic() + START_S, BEGIN_AGAIN_MOST
         while time.monotonic() < deadline:
             about = self._about()
             if about is not None:
                 return str(about["address"])
             code = self.process.poll()
-            if code is not None:
+            if code is not None and code < 0 and again:  # killed, and nobody had heard of it yet
+                again -= 1
+                self.close()
+                self.process = _started(self._settings, self.log, adopt=self._adopt)
+            elif code is not None:
                 lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 said = [line for line in lines if line.startswith("control: ")]
                 if said:

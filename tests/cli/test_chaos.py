@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.crash import POINTS
+from control.client import ControlProcess
+from control.crash import MARK, POINTS, VARIABLE
 from control.tree import SphereTree
 from lightwatch.cli.chaos_injector import holders_of
 from lightwatch.cli.chaos_measure import Cost, Struck, Work, costs, versions_while_dead, work
@@ -414,6 +415,16 @@ def test_a_crash_point_is_a_fault_too(tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert [(fault["kind"], fault["target"]) for fault in found["faults"]] == [("crash", "control")]
     assert found["faults"][0]["detect_ms"] > 0
+
+
+@pytest.mark.parametrize("point", ["control.ledger_opened", "control.bound", "control.before_commit"])
+def test_a_control_that_is_killed_before_it_is_bound_is_started_anew(
+    point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody had heard of it, so nothing is lost."""
+    monkeypatch.setenv(VARIABLE, point)
+    with ControlProcess(tmp_path, run_id="cafe") as control:
+        assert control.is_bound and (tmp_path / MARK).exists()
 
 
 def test_crash_points_are_listed_with_their_places(tmp_path: Path) -> None:
