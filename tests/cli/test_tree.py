@@ -170,7 +170,10 @@ Trainer(torch.nn.Linear(2, 2), Points(), TrainingConfig(max_steps=25, micro_batc
 
 
 def test_a_sphere_whose_data_comes_50_ms_late_is_named(tmp_path: Path) -> None:
-    """Whichever it is: the others' waiting is booked to it, and its own seconds say what they went to."""
+    """Whichever it is: the others' waiting is booked to it, and its own seconds say what they went to.
+
+    Not for long: once its pace is known it is dealt less.
+    """
     (tmp_path / "mine.py").write_text(SLOW_SCRIPT)
     result = lightwatch("run", "--tree", "2", "--out", "out", "--json", "mine.py", folder=tmp_path, timeout_s=100)
     assert result.returncode == 0, result.stderr
@@ -179,9 +182,9 @@ def test_a_sphere_whose_data_comes_50_ms_late_is_named(tmp_path: Path) -> None:
     pid = int((tmp_path / "slow.pid").readlink().name)
     (late,) = [path for path, about in spheres.items() if about["pid"] == pid]
     (other,) = [path for path in spheres if path != late]
-    assert summary["slowest"] == late and f"for sphere {late}" in result.stderr
+    assert next(iter(summary["waited_for"])) == late
     seconds = summary["seconds_per_sphere"]
-    assert seconds[late]["data"] > max(25 * 0.05, seconds[other]["data"])
+    assert seconds[late]["data"] > max(2 * 0.05, seconds[other]["data"])
     assert summary["waited_for"][late] == pytest.approx(seconds[other]["wait"], rel=0.2)
 
 
