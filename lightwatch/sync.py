@@ -146,8 +146,8 @@ class Sync(Protocol):
     def begin(self, standing: Standing) -> Start:
         """Take part in the roll call. Blocks until the generation has begun.
 
-        `standing.snapshot` may be called until the first tail of that generation: it gives the state at the standing's
-        position, which is the start's as well for whoever begins HERE.
+        `standing.snapshot` may be called until the first tail of that generation. It gives the state as it is when it is
+        asked for: who begins HERE has that of the start at once, others once they have come there.
         """
 
     def fetch(self) -> Snapshot:
