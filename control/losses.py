@@ -21,6 +21,9 @@ SILENCES = 3
 STEPS = 5
 """Nor is it stuck before so many times the longest step has passed."""
 
+FOUNDING_S = 120.0
+"""For the first roll call: one of those who answer it writes the whole state to the disk before."""
+
 GRACE = 0.1
 """Of silence_s: a connection that broke may stand again."""
 
@@ -117,7 +120,7 @@ def _why_unready(state: State, seat: Seat, now_s: float) -> str:
         return ""
     if seat.ready is not None and seat.ready.generation == state.generation:
         return ""
-    limit_s = SILENCES * state.silence_s
+    limit_s = SILENCES * state.silence_s if state.begun is not None else FOUNDING_S
     if now_s - max(state.proposed_s, seat.stands_s) <= limit_s:
         return ""
     return f"did not answer the roll call within {limit_s:g} s [LW409]"
