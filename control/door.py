@@ -7,6 +7,7 @@ the monitor's events are read before a frame's descriptor is believed.
 
 from __future__ import annotations
 
+import random
 import struct
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -23,6 +24,10 @@ QUEUED = 4_096
 """Messages kept for a peer that does not read; what is over that is dropped (a level is said again)."""
 
 LINGER_MS = 500
+
+OWN_PORTS = range(20_000, 32_000)
+"""Below those that Linux and others give to who connects."""
+OWN_TRIES = 50
 
 EVENT = struct.Struct("=hi")
 """A monitor's event and its descriptor. pyzmq's own parser imports asyncio, a fifth of the time to start."""
@@ -77,12 +82,23 @@ class Door:
         self._poller.register(self._router, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
         try:
-            self._router.bind(listen)
+            self._bind(listen)
         except zmq.ZMQError as error:
             self.close()
             why = "the port is in use" if error.errno == zmq.EADDRINUSE else str(error)
             raise BindError(f"control can't listen at {listen}: {why}; give another --listen [LW504]") from None
         self.address: str = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def _bind(self, listen: str) -> None:
+        """A port of our own choice is none that the system gives to who connects: while control is dead, a sphere that
+        tries again might be given control's, and on one machine be connected to itself."""
+        for port in random.sample(OWN_PORTS, OWN_TRIES) if listen.endswith(":*") else ():
+            try:
+                return self._router.bind(f"{listen[:-1]}{port}")
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EADDRINUSE:
+                    raise
+        self._router.bind(listen)
 
     def watch(self, descriptor: int) -> None:
         """Wake `wait` for this descriptor too (the launcher's pipe)."""

@@ -27,8 +27,8 @@ CARRIERS: dict[str, tuple[str, int | None]] = {
 # Functions that give a sentence back; one that has nothing to say gives "" or None.
 SPEAKERS = {
     *("_compare", "_conflict_text", "_overdue", "_sentence", "_silence", "_trouble_of", "_why_broken"),
-    *("_why_not_sound", "carry_on", "found", "soundness", "told", "why_not_as_written", "why_not_equal", "_apart"),
-    "why_not_here",
+    *("_why_not_sound", "found", "soundness", "told", "why_not_as_written", "why_not_equal", "_apart"),
+    *("why_not_here", "_why_no_place"),
 }
 # What a message, an event or a record holds was a whole sentence where it was made; so is what is kept as one.
 KEPT = {"reason", "refused", "text"}
@@ -37,6 +37,8 @@ ASSIGNED = {"_amiss"}
 WITHOUT_A_CODE = {"RunEnded", "IllegalMove"}
 # Sentences of others, which are whole already, and words of no kind of trouble.
 PASSED_ON = {
+    ("control/decide.py", "begun"),  # of `rollcall.found`
+    ("control/decide.py", "texts[0]"),  # the refusal itself
     ("control/process.py", "said[-1].removeprefix('control: ')"),  # control's own last words
     ("control/server.py", 'f"control can\'t go on: {error}"'),  # a LedgerError
     ("lightwatch/cli/chaos.py", "pair.last_word('clean')"),  # of the command itself
