@@ -94,7 +94,8 @@ class Door:
         tries again might be given control's, and on one machine be connected to itself."""
         for port in random.sample(OWN_PORTS, OWN_TRIES) if listen.endswith(":*") else ():
             try:
-                return self._router.bind(f"{listen[:-1]}{port}")
+                self._router.bind(f"{listen[:-1]}{port}")
+                return
             except zmq.ZMQError as error:
                 if error.errno != zmq.EADDRINUSE:
                     raise
