@@ -196,8 +196,11 @@ def _beaten(state: State, event: SphereBeat) -> Seat:
     broke_s = (seat.broke_s if seat.broke_s is not None else event.at_s) if broke else None
     same = seat.beat is not None and _stand(seat.beat) == _stand(beat)
     stands_s = seat.stands_s if same else event.at_s
+    found = seat.beat is not None and bool(seat.beat.unreachable) and not beat.unreachable
+    waits_s = event.at_s if found else seat.waits_s  # left out, and back: those who come with it are collected
     worked = seat.worked or beat.units_done > 0 or beat.position.version > 0
-    return replace(seat, heard_s=event.at_s, beat=beat, stands_s=stands_s, broke_s=broke_s, worked=worked)
+    stood = replace(seat, stands_s=stands_s, broke_s=broke_s, worked=worked, waits_s=waits_s)
+    return replace(stood, heard_s=event.at_s, beat=beat)
 
 
 def _stand(beat: Beat) -> tuple[object, ...]:
@@ -216,6 +219,9 @@ def _with_row(state: State, event: SphereReported) -> State:
             seats[sphere] = replace(seats[sphere], suspected=True)
     versions = reported(state.versions, event.sphere, row, state.exact, event.known)
     made = versions.newest is not state.versions.newest
+    if made and event.row.generation == state.running:
+        for barred in [each for each in seats.values() if each.bars and each.sphere in state.line()]:
+            seats[barred.sphere] = replace(barred, bars=0)  # It is one of those who made it.
     return replace(state, seats=seats, versions=versions, broken=0 if made else state.broken)
 
 

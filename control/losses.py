@@ -55,7 +55,19 @@ def is_here(state: State, seat: Seat, now_s: float) -> bool:
     """Whether it could take part in a generation now."""
     if not seat.connected or seat.proof is None or seat.refused or seat.barred_s > now_s:
         return False
-    return not is_gone(state, seat, now_s) and now_s - seat.heard_s <= SILENCES * state.silence_s
+    if is_gone(state, seat, now_s) or now_s - seat.heard_s > SILENCES * state.silence_s:
+        return False
+    return not seat.bars or _reaches_all(state, seat, now_s)
+
+
+def _reaches_all(state: State, seat: Seat, now_s: float) -> bool:
+    """Whether one that was left out would cost the others no generation in vain: it says that it can reach them."""
+    members = {member.sphere for member in state.members}
+    if seat.sphere in members:
+        return True
+    if seat.beat is None or seat.beat.generation != state.generation:
+        return False
+    return all(is_gone(state, state.seats[sphere], now_s) for sphere in members.intersection(seat.beat.unreachable))
 
 
 def expelled(state: State, now_s: float) -> SphereExpelled | None:

@@ -32,6 +32,7 @@ from control.protocol import Generation, Member
 from lightwatch.errors import LightwatchError
 
 from .levels import LevelPlan, plan_levels
+from .lookout import Lookout
 from .meter import Meter
 from .sockets import are_open, connections, listen, shut
 
@@ -124,7 +125,8 @@ class Started:
 class Groups:
     """This sphere's groups in one generation. Each lane of each level is one thread's; `abort` may come from any.
 
-    meter: the byte ledger to book in. timeout: of one collective, from the next one on.
+    meter: the byte ledger to book in. timeout: of one collective, from the next one on. lookout: asked about peers that
+    are waited for, if there is one.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class Groups:
         self.leads = members[0].sphere == me
         self.meter = meter or Meter()
         self.timeout = timedelta(seconds=operation_timeout_s)
+        self.lookout: Lookout | None = None
         self._store: Store | None = None  # C++ holds no reference to a store written in Python
         self._lock = threading.Lock()
         self._groups: dict[tuple[int, Lane], ProcessGroupGloo] = {}
@@ -173,10 +176,11 @@ class Groups:
         here("sphere.before_groups")
         thread = threading.Thread(target=self._construct, args=(store, timeout_s), name=BUILDER, daemon=True)
         thread.start()
-        done = self._built.wait(timeout_s)
+        trouble = self._wait_until_built(timeout_s)
         with self._lock:
+            done = self._built.is_set()
             built = done and not self._trouble and not self._over.is_set()
-            trouble = self._trouble or ("the build was broken off" if done else f"not built within {timeout_s:g} s")
+            trouble = self._trouble or ("the build was broken off" if done else trouble)
         if built:
             thread.join()
             here("sphere.after_groups")
@@ -184,6 +188,16 @@ class Groups:
         self.abort()
         self._bury()
         raise PeerLost(f"{self._who()} could not build its groups of generation {self.generation}: {trouble} [LW408]")
+
+    def _wait_until_built(self, timeout_s: float) -> str:
+        """Why it was given up, if it was."""
+        began_s = time.monotonic()
+        while (waited_s := time.monotonic() - began_s) < timeout_s:
+            if self._built.wait(min(WATCH_S, timeout_s - waited_s)):
+                return ""
+            if self.lookout is not None and (trouble := self.lookout.trouble(waited_s)):
+                return trouble
+        return f"not built within {timeout_s:g} s"
 
     def _construct(self, store: Store, timeout_s: float) -> None:
         try:
@@ -295,12 +309,14 @@ class Groups:
             f"{', which was broken off' if aborted else ''}: {trouble} [LW408]"
         )
 
-    def trouble(self) -> str:
-        """Why a collective under way will not end; empty if it may."""
+    def trouble(self, waited_s: float = 0.0) -> str:
+        """Why a collective under way will not end; empty if it may. waited_s: how long it was waited for already."""
         with self._lock:
             if self._over.is_set():
                 return "the groups were broken off"
-            return "" if are_open(self._sockets) else "a connection to a peer is gone"
+            if not are_open(self._sockets):
+                return "a connection to a peer is gone"
+        return self.lookout.trouble(waited_s) if self.lookout is not None else ""
 
     def ended(self, started: Started) -> None:
         """Forget a collective that ended well."""

@@ -46,6 +46,8 @@ class Line:
         self.socket.setsockopt(zmq.HEARTBEAT_TTL, silence_ms)
         self.socket.setsockopt(zmq.RECONNECT_IVL, max(min(50, silence_ms // 5), 1))
         self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, max(silence_ms // 5, 1))
+        # Else a connection that was begun while nothing came through waits for the kernel, which asks ever more rarely.
+        self.socket.setsockopt(zmq.CONNECT_TIMEOUT, max(silence_ms, 500))
         self._monitor = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self.socket.connect(address)
         self._poller = zmq.Poller()

@@ -100,11 +100,12 @@ class Pipeline:
         outbox.put(None)
 
     def _take(self, queue: SimpleQueue[Item]) -> Tensor:
+        began_s = time.monotonic()
         while True:
             try:
                 item = queue.get(timeout=WATCH_S)
             except Empty:
-                self._trouble = self._trouble or self._groups.trouble()
+                self._trouble = self._trouble or self._groups.trouble(time.monotonic() - began_s)
                 item = None
             if self._trouble:
                 self._groups.abort()

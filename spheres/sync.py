@@ -35,6 +35,7 @@ from .folder import Folder
 from .groups import Groups, PeerLost, Worn, graves
 from .larder import Larder
 from .link import ControlSilent, Link
+from .lookout import Lookout
 from .meter import Meter
 from .patience import CONTROL_GONE_S, wait_for_control
 from .provision import Provision
@@ -90,6 +91,7 @@ class TreeSync:
         self._meter = Meter()
         self._gradient_bytes = 0
         self._shares: Shares | None = None
+        self._lookout: Lookout | None = None
         self._step_s = self._longest_step_s = 0.0
         self.first = False
         self.members = 1
@@ -163,6 +165,8 @@ class TreeSync:
         ids = [member.sphere for member in view.members]
         if self._link.heard.sphere not in ids:
             log.info("this sphere is left out of generation %s", view.generation)
+            self._link.stand(unreachable=ids)  # until a look has found them: only then may it cost them a generation
+            threading.Thread(target=self._look_for_all, args=(view,), name="probe", daemon=True).start()
             return False
         self._view = view
         self.members, self.rank = len(ids), ids.index(self._link.heard.sphere)
@@ -181,6 +185,8 @@ class TreeSync:
             raise Worn(f"gloo still holds {graves()} groups of former generations: start this sphere anew [LW408]")
         groups = Groups(view.members, self._link.heard.sphere, view.generation, meter=self._meter)
         groups.timeout = timedelta(seconds=operation_timeout_s(self._longest_step_s))
+        peers = {peer.sphere: peer for plan in groups.plans for peer in plan.members if peer != groups.me}
+        self._lookout = groups.lookout = Lookout(list(peers.values()), self._silence_s)
         self._link.on_interrupt(groups.abort, view.generation)
         self._link.stand(phase=Phase.BUILDING)
         timeout_s = self._silence_s * BUILD_SHARE
@@ -198,7 +204,7 @@ class TreeSync:
         self._provision.end()
         if self._wires is not None:
             self._wires.close()
-        self._wires = self._go = self._shares = None
+        self._wires = self._go = self._shares = self._lookout = None
 
     def _break_off(self, why: str) -> NoReturn:
         self._freeze(why)
@@ -209,7 +215,8 @@ class TreeSync:
         log.warning("%s", why)
         if self._wires is not None:
             self._wires.groups.abort()
-        self._link.stand(phase=Phase.FROZEN, failed_in=self._generation, accuses=accuses)
+        gone = self._lookout.gone if self._lookout is not None else []
+        self._link.stand(phase=Phase.FROZEN, failed_in=self._generation, accuses=accuses, unreachable=gone)
         if self._view is not None and not self._link.heard.ends(self._generation):
             look = partial(self._look_who_is_gone, self._view, self._link.heard.sphere)
             threading.Thread(target=look, name="probe", daemon=True).start()
@@ -218,6 +225,14 @@ class TreeSync:
         gone = unreachable([member for member in view.members if member.sphere != me], self._silence_s / 2)
         if gone and self._link.standing.failed_in == view.generation:
             self._link.stand(unreachable=gone)
+
+    def _look_for_all(self, view: View) -> None:
+        """Whoever is left out looks until there is another roll call: control lets it in once it finds everybody."""
+        while self._link.standing.generation == view.generation and not self._link.heard.ends(view.generation):
+            gone = unreachable(view.members, self._silence_s / 2)
+            if self._link.standing.generation == view.generation:
+                self._link.stand(unreachable=gone)
+            time.sleep(self._silence_s / 2)
 
     # ------------------------------------------------------------ a step
 
