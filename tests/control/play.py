@@ -8,7 +8,18 @@ import msgspec
 
 from control.admit import Fenced, FromMember, Refusal, admit, admit_hello, admit_order
 from control.apply import apply
-from control.events import Event, GenerationBegun, OrderGiven, Remembered, RunEnded, Sent, SphereCame, SphereLost
+from control.events import (
+    Event,
+    GenerationBegun,
+    GenerationProposed,
+    OrderGiven,
+    Remembered,
+    RunEnded,
+    Sent,
+    SphereCame,
+    SphereLost,
+)
+from control.generations import members_here
 from control.plan import Decide, Send, plan
 from control.protocol import (
     Ask,
@@ -198,3 +209,10 @@ class Play:
 
     def came(self) -> list[str]:
         return [event.hello.path for event in self.facts if isinstance(event, SphereCame)]
+
+
+def called(play: Play) -> Play:
+    """The next roll call of everybody who is here."""
+    generation = (play.generation[0], play.generation[1] + 1)
+    play.happen(GenerationProposed(generation=generation, members=members_here(play.state, play.now_s), at_s=0.0))
+    return play

@@ -7,7 +7,7 @@ from dataclasses import replace
 from control.events import Adopted
 from control.generations import TAKEOVER_S
 from control.protocol import Go, Hello, How, Member, Memory, Phase, Position, View, Wanted
-from tests.control.play import Play
+from tests.control.play import Play, called
 
 
 def carried_on(play: Play, *paths: str, version: int = 0) -> None:
@@ -99,6 +99,40 @@ def test_only_the_running_generation_may_carry_on_while_one_of_it_may_live() -> 
     assert play.generation == (1, 2)
     play.keep_beating(0.6, "1")
     assert play.generation == (1, 3) and play.members == ["1"]
+
+
+def test_a_member_that_may_hold_the_newest_state_is_waited_for() -> None:
+    """Another member of the running generation is here, but had not yet fetched: it can begin nothing."""
+    play = Play("0", "1").begin()
+    play.row("0", 5)
+    play.lose("0")
+    play.wait(0.6)
+    assert play.members == ["1"]
+    play.sent.clear()
+    play.ready("1", holds_state=False, has_v0=True)
+    play.keep_beating(4.0, "1", phase=Phase.FROZEN)
+    assert not play.told(Go)
+    play.hello("0", pid=100, sphere=1)
+    play.beat("0", Phase.FROZEN, generation=(1, 1), version=5)
+    play.keep_beating(1.1, "0", "1", phase=Phase.FROZEN)
+    assert play.members == ["0", "1"]
+    play.ready("0", version=5)
+    play.ready("1", holds_state=False, has_v0=True)
+    assert {sphere: go.how for sphere, go in play.told(Go).items()} == {1: How.HERE, 2: How.FETCH}
+
+
+def test_a_roll_call_that_nothing_began_from_is_repeated() -> None:
+    """The file of version 0 may have been put back; and nobody is left out for asking again."""
+    play = called(Play("0", "1", silence_s=1.0).begin())
+    for _ in range(5):
+        generation = play.generation
+        for path in ("0", "1"):
+            play.ready(path, holds_state=False)
+        play.keep_beating(10.2, "0", "1", phase=Phase.FROZEN)
+        assert play.generation > generation and play.members == ["0", "1"]
+    for path in ("0", "1"):
+        play.ready(path, holds_state=False, has_v0=True)
+    assert play.told(Go)[1].how is How.LOAD
 
 
 def test_a_member_that_is_known_dead_is_not_waited_for() -> None:

@@ -27,7 +27,7 @@ from control.events import (
     SphereReported,
 )
 from control.ledger import Ledger
-from control.protocol import Closed, Failed, Hello, How, Member, Position, Proof, Row, Wanted
+from control.protocol import Closed, Failed, Hello, How, Member, Position, Proof, Record, Row, Wanted
 from control.record import UNFINISHED, read_record
 
 GENERATION = (1, 1)
@@ -217,3 +217,50 @@ def test_a_full_disk_is_a_ledger_error_and_what_was_there_stays(tmp_path: Path) 
     record = read_record(path)
     assert 2 <= record.version < 1999
     assert len(record.versions) == record.version + 1
+
+
+def test_a_control_that_starts_anew_reads_all_facts_in_their_order(tmp_path: Path) -> None:
+    """What was committed, equal to what was recorded; rows are versions and no facts."""
+    facts = [
+        SphereCame(sphere=1, hello=Hello(run_id="run", path="0", pid=7, host="here"), at_s=0.0),
+        GenerationProposed(generation=GENERATION, members=(Member(sphere=1, path="0"),), at_s=0.5),
+        GenerationBegun(
+            generation=GENERATION,
+            members=(Member(sphere=1, path="0"),),
+            position=Position(version=3, attempt=1),
+            deal={1: [0, 1]},
+            how={1: How.RECORD},
+            keep=[1],
+            record=Record(start=Position(version=3), end=Position(version=3, attempt=1), tail=b"\x00\xff"),
+            in_force=2,
+            in_force_at={4: 3},
+            known=5,
+        ),
+        OrderGiven(wanted=Wanted(number=1, learning_rate=0.5, paces={1: 0.25}), what="deal", request="r"),
+        RunEnded(status="stopped", reason="stopped", at_s=9.0),
+    ]
+    path = tmp_path / "ledger.db"
+    with Ledger.open(path, "run") as ledger:
+        for fact in facts:
+            ledger.record(fact)
+        ledger.record(SphereReported(sphere=1, row=row(1), at_s=1.0))
+    with Ledger.open(path, "run") as again:
+        assert list(again.facts()) == facts
+
+
+def test_rows_are_read_back_for_a_control_that_starts_anew(tmp_path: Path) -> None:
+    """As they were reported, with a digest that came later; held stops below a gap."""
+    path = tmp_path / "ledger.db"
+    with Ledger.open(path, "run") as ledger:
+        assert (ledger.held(), ledger.newest_rows(5)) == (-1, [])
+        run_of_one(ledger)
+        ledger.record_row(row(5))
+        closed = Closed(generation=GENERATION, version=5, digest="d5")
+        ledger.record(SphereClosed(sphere=1, closed=closed, at_s=3.0))
+    with Ledger.open(path, "run") as again:
+        assert again.held() == 2
+        assert [each.version for each in again.newest_rows(3)] == [1, 2, 5]
+        assert [each.version for each in again.rows_after(1)] == [2, 5]
+        found = again.row(5)
+        assert found is not None and (found.digest, found.check) == ("d5", 5)
+        assert again.row(4) is None

@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control.deal import deal
-from control.events import GenerationBegun, GenerationProposed
-from control.generations import members_here
+from control.events import GenerationBegun
 from control.protocol import Go, How, Member, Position, Ready, Record, View
 from control.rollcall import Readys, carry_on, donors
-from tests.control.play import Play
+from tests.control.play import Play, called
 
 
 @given(st.integers(0, 40), st.lists(st.integers(1, 99), min_size=1, max_size=12, unique=True))
@@ -99,13 +98,6 @@ READY: st.SearchStrategy[dict[str, object]] = st.builds(
     in_force=st.integers(0, 3),
     follows=st.booleans(),
 )
-
-
-def called(play: Play) -> Play:
-    """The next roll call of everybody who is here."""
-    generation = (play.generation[0], play.generation[1] + 1)
-    play.happen(GenerationProposed(generation=generation, members=members_here(play.state, play.now_s), at_s=0.0))
-    return play
 
 
 def holding(play: Play, sphere: int, version: int, **fields: object) -> Ready:
