@@ -15,6 +15,7 @@ import pytest
 
 from control.errors import LedgerError
 from control.events import (
+    Event,
     GenerationBegun,
     GenerationProposed,
     OrderGiven,
@@ -221,7 +222,7 @@ def test_a_full_disk_is_a_ledger_error_and_what_was_there_stays(tmp_path: Path) 
 
 def test_a_control_that_starts_anew_reads_all_facts_in_their_order(tmp_path: Path) -> None:
     """What was committed, equal to what was recorded; rows are versions and no facts."""
-    facts = [
+    facts: list[Event] = [
         SphereCame(sphere=1, hello=Hello(run_id="run", path="0", pid=7, host="here"), at_s=0.0),
         GenerationProposed(generation=GENERATION, members=(Member(sphere=1, path="0"),), at_s=0.5),
         GenerationBegun(
