@@ -80,7 +80,11 @@ def test_a_closing_tail_that_some_missed_is_closed_once(missed: frozenset[str], 
     tree, trainers = heal(gpt_trainer, [Break((5, 0, 0), "tail", missed)])
     assert set(trainers) == ALL and ends_like(trainers, alone)
     assert {trainer._stepper.place.position for trainer in trainers.values()} == {(0, 5, 1, 0)}
-    assert len({(c.version, c.digest, c.eval_loss, c.eval_weight) for c in tree.closings.values()}) == 1
+    assert {path for path in ALL if hows(trainers[path])[-1] is How.RECORD} == (missed if missed != ALL else set())
+    ((version, digest, eval_loss, weight),) = {
+        (c.version, c.digest, c.eval_loss, c.eval_weight) for c in tree.closings.values()
+    }
+    assert (version, digest, weight) == (5, alone.digest(), 96) and eval_loss == alone.eval_loss is not None
 
 
 def test_a_view_in_the_middle_of_a_step_costs_no_micro_batch(alone: Trainer) -> None:
@@ -291,16 +295,21 @@ def raised(path: str, successor: str) -> Break:
     return Break((0, 0, 0), "raised", by=path, joins=(successor,))
 
 
-FLIPS = {"weights": flip_weights, "moments": flip_moments, "own sums": flip_sums}
+FLIPS = {
+    "weights": (flip_weights, "weights are not what the last update wrote"),
+    "moments": (flip_moments, "moments are not what the last update wrote"),
+    "own sums": (flip_sums, "own sums are no longer what was added"),
+}
 
 
 @pytest.mark.parametrize("path", ["0", "1"])
 @pytest.mark.parametrize("what", FLIPS)
 def test_a_flipped_bit_convicts_its_sphere_and_moves_no_bit(what: str, path: str, alone: Trainer) -> None:
     """It leaves before anything made from that bit is applied; a successor takes a peer's state."""
-    make = flipping(FLIPS[what], 2, path)
+    flip, told = FLIPS[what]
+    make = flipping(flip, 2, path)
     tree, trainers = heal(make, [raised(path, "3")])
-    assert list(tree.gone) == [path] and isinstance(tree.gone[path], Sick) and what in str(tree.gone[path])
+    assert list(tree.gone) == [path] and isinstance(tree.gone[path], Sick) and told in str(tree.gone[path])
     assert set(trainers) == (ALL - {path}) | {"3"} and ends_like(trainers, alone) and made_once(tree)
     assert max(row.version for row in tree.rows[path]) == 2
 
