@@ -246,5 +246,5 @@ MUTATIONS: dict[str, Callable[[], Undo]] = {
     )
 }
 
-RARE = {"no_line", "overlapping_keep"}
-"""Noticed by a few schedules in thousands: by hand. Each has a law of its own beside."""
+RARE = {"no_line", "overlapping_keep", "record_without_sums", "founded_again"}
+"""Noticed by one schedule in a hundred, or in thousands: by hand. Each has a law of its own in the other tests."""
