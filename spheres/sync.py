@@ -161,11 +161,12 @@ class TreeSync:
     def _enter_view(self, view: View) -> bool:
         """Freeze; whether this sphere is one of the members."""
         self._generation = view.generation
-        self._link.stand(phase=Phase.FROZEN, generation=view.generation, accuses=0, unreachable=[])
         ids = [member.sphere for member in view.members]
-        if self._link.heard.sphere not in ids:
+        left_out = self._link.heard.sphere not in ids
+        unfound = ids if left_out else []  # until a look has found them: only then may it cost them a generation
+        self._link.stand(phase=Phase.FROZEN, generation=view.generation, accuses=0, unreachable=unfound)
+        if left_out:
             log.info("this sphere is left out of generation %s", view.generation)
-            self._link.stand(unreachable=ids)  # until a look has found them: only then may it cost them a generation
             threading.Thread(target=self._look_for_all, args=(view,), name="probe", daemon=True).start()
             return False
         self._view = view
