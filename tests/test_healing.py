@@ -156,6 +156,7 @@ def test_a_sphere_that_dies_in_an_exchange_moves_no_bit(where: str, missed: froz
     """Whether all others had its result, one, or none: then the step is made again, by those who live."""
     tree, trainers = heal(gpt_trainer, [Break((2, 0, 0), where, missed, dies=frozenset({"2"}))])
     assert set(trainers) == {"0", "1"} and ends_like(trainers, alone) and made_once(tree)
+    assert tree.generation == 2
 
 
 @pytest.mark.parametrize("at", [(0, 0, 1), (2, 0, 0), (4, 0, 0), (5, 0, 0)])
