@@ -59,7 +59,9 @@ class Shelf:
     def commit(self) -> None:
         for event in self._open:
             if isinstance(event, SphereReported):
-                self._rows.setdefault(event.row.version, event.row)
+                old = self._rows.setdefault(event.row.version, event.row)
+                if event.row.in_force > old.in_force:
+                    self._rows[event.row.version] = event.row
             else:
                 self._events.append(event)
                 if isinstance(event, VersionSettled):

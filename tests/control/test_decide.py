@@ -226,3 +226,23 @@ def test_a_pause_and_its_end_agreed_by_one_tail_never_paused() -> None:
     play.row("0", 3, in_force=2)
     assert [order.version for order in play.state.orders] == [3, 3]
     assert play.state.status.value == "running"
+
+
+def test_a_version_whose_tail_was_repeated_has_the_order_that_the_repetition_agreed() -> None:
+    """One member had the first tail to itself and was lost; the others' repeated tail had heard one order more.
+
+    They go on with that, so a replay has to use it from this version on.
+    """
+    play = Play("0", "1").begin()
+    play.order("set_learning_rate", 0.5)
+    play.row("0", 1, in_force=1)
+    play.order("set_learning_rate", 0.25)
+    play.lose("0")
+    play.wait(0.6)
+    play.ready("1")
+    play.row("1", 1, in_force=2)
+    play.row("1", 2, in_force=2)
+    assert [order.version for order in play.state.orders] == [1, 1]
+    play.row("0", 1, in_force=1)
+    row = play.state.versions.row(1)
+    assert row is not None and row.in_force == 2

@@ -265,3 +265,12 @@ def test_rows_are_read_back_for_a_control_that_starts_anew(tmp_path: Path) -> No
         found = again.row(5)
         assert found is not None and (found.digest, found.check) == ("d5", 5)
         assert again.row(4) is None
+
+
+def test_a_row_of_a_repeated_tail_replaces_the_order_in_force(tmp_path: Path) -> None:
+    """Orders only rise: the highest that was agreed for a version is the one with which the run went on."""
+    with Ledger.open(tmp_path / "ledger.db", "run") as ledger:
+        for in_force in (1, 2, 1):
+            ledger.record_row(row(1, in_force=in_force, digest="d1" if in_force == 1 else None))
+        found = ledger.row(1)
+    assert found is not None and (found.in_force, found.digest) == (2, "d1")

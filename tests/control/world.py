@@ -20,6 +20,7 @@ from control.ledger import Ledger
 from control.protocol import Ask, Generation, Position
 from control.report import alarm_of
 from control.server import Server
+from control.state import Order
 from control.wire import encode
 from tests.control.props import Bad, Pages, Shelf, Wire, put
 from tests.control.toy import LAST, Toy
@@ -347,6 +348,10 @@ class World:
         history: dict[int, float] = {}
         for row in ledger.rows_after(0):
             history[row.version] = row.learning_rate or 0.0
+            if row.in_force != max(
+                (each.wanted.number for each in state.orders if took_by(each, row.version)), default=0
+            ):
+                raise Bad(f"the row of version {row.version} says order {row.in_force}; the ledger's orders differ")
         for version, rate in history.items():
             took = [order.wanted for order in state.orders if order.version is not None and order.version < version]
             expected = (took[-1].learning_rate or 0.0) if took else 0.0
@@ -356,6 +361,11 @@ class World:
     def close(self) -> None:
         if self.folder is not None and self.control is not None:
             self.control.ledger.close()
+
+
+def took_by(order: Order, version: int) -> bool:
+    """Whether the ledger says that this order was in force at that version."""
+    return order.version is not None and order.version <= version
 
 
 def played(seed: int, faults: int = 6, folder: Path | None = None) -> str:
