@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-WORTH = 1.1
-"""A new deal is ordered when the one in force takes so many times the best one's time."""
+WORTH, WORTH_S = 1.1, 0.005
+"""A new deal is ordered when the one in force takes so many times the best one's time, and so many seconds more."""
 
 
 def counts(units: int, spheres: Sequence[int], paces: Mapping[int, float]) -> dict[int, int]:
@@ -54,4 +54,4 @@ def is_worth(units: int, spheres: Sequence[int], in_force: Mapping[int, float], 
     """Whether dealing anew by what was measured saves a notable part of the time."""
     now = time_s(counts(units, spheres, in_force), measured)
     best = time_s(counts(units, spheres, measured), measured)
-    return now > WORTH * best
+    return now > WORTH * best and now - best > WORTH_S

@@ -7,11 +7,10 @@ raises, NaN under the policy to stop, a version that contradicts what was agreed
 
 from __future__ import annotations
 
-from .deal import is_worth
 from .events import Event, EverybodyLeft, OrderGiven, OrderTook, RunEnded, VersionSettled
 from .generations import adopted, beginning, proposed
 from .losses import barred, expelled
-from .paces import measured
+from .paces import paces_to_deal_by
 from .protocol import Phase, Wanted
 from .state import ControlStatus, Seat, State
 from .versions import Conflict, settled
@@ -211,13 +210,10 @@ def _closed(state: State, now_s: float) -> Event | None:
 
 def _dealt_anew(state: State) -> Event | None:
     """Another deal of micro-batches, where what was measured says that it saves a notable part of the time."""
-    if state.begun is None or state.generation != state.running or state.wanted.stopped or state.proof is None:
+    if state.begun is None or state.wanted.stopped or any(order.version is None for order in state.orders):
         return None
-    if any(order.version is None for order in state.orders):
-        return None
-    paces = measured(state)
-    spheres = [member.sphere for member in state.members]
-    if paces is None or not is_worth(state.proof.micro_batches, spheres, state.wanted.paces, paces):
+    paces = paces_to_deal_by(state)
+    if paces is None:
         return None
     fields = {name: getattr(state.wanted, name) for name in state.wanted.__struct_fields__}
     wanted = Wanted(**{**fields, "paces": paces, "number": state.wanted.number + 1})

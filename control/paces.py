@@ -1,42 +1,67 @@
-"""How long a micro-batch takes on each sphere, as its rows tell."""
+"""How long a micro-batch takes on each sphere, as its rows tell, and whether dealing by it would pay."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 
+from .deal import is_worth
 from .state import Seat, State
+from .totals import RECENT
 
 LAPS = 3
-"""Steps of each sphere that are looked at, all of them made since the last deal."""
+"""Steps of each sphere that are looked at before the first deal of a generation; twice as many before each later one:
+what only wavers settles, and what has changed is noticed within RECENT steps."""
+
+AGAIN = 300
+"""A sphere that was too slow to be dealt anything is given another try after so many versions."""
+
+
+def paces_to_deal_by(state: State) -> dict[int, float] | None:
+    """The measured seconds a micro-batch of all members, if a deal by them saves a notable part of the time."""
+    if state.proof is None or state.generation != state.running:
+        return None
+    paces = measured(state)
+    spheres = [member.sphere for member in state.members]
+    if paces is None or not is_worth(state.proof.micro_batches, spheres, state.wanted.paces, paces):
+        return None
+    return paces
 
 
 def measured(state: State) -> dict[int, float] | None:
     """Sphere -> seconds a micro-batch, of all members; None while one of them has shown too little.
 
-    A sphere that was dealt nothing shows nothing: it keeps the pace that it was last known to have.
+    A sphere that was dealt nothing shows nothing: it keeps the pace it was known to have, and later gets the others'.
     """
-    since = max([state.begun.position.version if state.begun else 0, *_dealt_at(state)])
-    paces: dict[int, float] = {}
-    for seat in state.member_seats():
-        pace = _pace_s(seat, since)
-        if pace is None:
-            pace = state.wanted.paces.get(seat.sphere) if seat.version >= since + LAPS else None
-        if pace is None:
-            return None
-        paces[seat.sphere] = pace
-    return paces
-
-
-def _dealt_at(state: State) -> list[int]:
-    """The versions from which the orders that dealt anew are in force."""
-    return [order.version for order in state.orders if order.what == "deal" and order.version is not None]
-
-
-def _pace_s(seat: Seat, since: int) -> float | None:
-    """The median over the newest steps; three significant digits, since more would tell of nothing."""
-    laps = [lap for lap in seat.account.laps if lap.micro_batches and lap.at[1] > since][-LAPS:]
-    if len(laps) < LAPS:
+    began = state.begun.position.version if state.begun else 0
+    deals = [order.version for order in state.orders if order.what == "deal" and (order.version or 0) > began]
+    since = max([began, *(version for version in deals if version is not None)])
+    laps = min(LAPS * 2 ** len(deals), RECENT - 1)
+    seats = state.member_seats()
+    if not seats or any(seat.version < since + laps for seat in seats):
         return None
-    own_s = [(lap.seconds.get("data", 0.0) + lap.seconds.get("compute", 0.0)) / lap.micro_batches for lap in laps]
-    pace_s = float(f"{median(own_s):.3g}")
-    return pace_s if pace_s > 0 else None
+    paces = {seat.sphere: _pace_s(seat, since, laps) for seat in seats}
+    known = [pace for pace in paces.values() if pace is not None]
+    if not known:
+        return None
+    for seat in seats:
+        if paces[seat.sphere] is None:
+            old = state.wanted.paces.get(seat.sphere)
+            paces[seat.sphere] = old if old is not None and seat.version < since + AGAIN else median(known)
+    return {sphere: pace for sphere, pace in paces.items() if pace is not None}
+
+
+def _pace_s(seat: Seat, since: int, count: int) -> float | None:
+    """The median over the newest steps; three significant digits, since more would tell of nothing."""
+    laps = [lap for lap in seat.account.laps if lap.micro_batches and lap.at[1] > since][-count:]
+    own_s = [_own_s(lap.seconds) / lap.micro_batches for lap in laps]
+    return _rounded(own_s) if own_s else None
+
+
+def _own_s(seconds: dict[str, float]) -> float:
+    return seconds.get("data", 0.0) + seconds.get("compute", 0.0)
+
+
+def _rounded(seconds: Sequence[float]) -> float | None:
+    value = float(f"{median(seconds):.3g}")
+    return value if value > 0 else None

@@ -146,7 +146,7 @@ class Sync(Protocol):
     def begin(self, standing: Standing) -> Start:
         """Take part in the roll call. Blocks until the generation has begun.
 
-        `standing.snapshot` may be called until the first tail of that generation. It gives the state as it is when it is
+        `standing.snapshot` may be called until the first tail of that generation. It gives the state as it is when
         asked for: who begins HERE has that of the start at once, others once they have come there.
         """
 
