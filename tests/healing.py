@@ -24,6 +24,7 @@ from lightwatch.trainer import Trainer
 from spheres.state import share_out
 
 HANG_S = 60.0
+Trainers = dict[str, Trainer]
 
 
 class Killed(BaseException):
@@ -355,3 +356,40 @@ def _sent(snapshot: Snapshot) -> Snapshot:
     """As it comes out at the other end of a wire."""
     tensors = {name: tensor.clone() for name, tensor in snapshot.tensors.items()}
     return Snapshot(tensors, json.loads(json.dumps(snapshot.facts)))
+
+
+# ------------------------------------------------------------ what is compared
+
+
+def trained(make: Any, act: Any = lambda trainer: trainer.train()) -> Trainer:
+    trainer: Trainer = make(Alone())
+    act(trainer)
+    return trainer
+
+
+def ends_like(trainers: Trainers, reference: Trainer) -> bool:
+    """Whether weights, moments, exponents and all that is told are the reference's, bit for bit."""
+    return bool(trainers) and all(whole(trainer) == whole(reference) for trainer in trainers.values())
+
+
+def whole(trainer: Trainer) -> tuple[Any, ...]:
+    snapshot = trainer._stepper.snapshot()
+    facts = {name: fact for name, fact in snapshot.facts.items() if name != "in_force"}
+    return {name: t.numpy().tobytes() for name, t in snapshot.tensors.items()}, facts, trainer.state()
+
+
+def hows(trainer: Trainer) -> list[How]:
+    """By which way this sphere came into each generation."""
+    ways: list[How] = trainer.sync.hows  # type: ignore[attr-defined]
+    return ways
+
+
+def made_once(tree: Tree) -> bool:
+    """Whether each sphere told each version of its life once, in order, and all told the same of it."""
+    numbers = [[row.version for row in rows] for rows in tree.rows.values()]
+    of: dict[int, set[Any]] = {}
+    for rows in tree.rows.values():
+        for row in rows:
+            if row.how in ("tail", "record"):
+                of.setdefault(row.version, set()).add((row.loss, row.grad_norm, row.learning_rate, row.check))
+    return all(each == sorted(set(each)) for each in numbers) and all(len(told) == 1 for told in of.values())
