@@ -180,7 +180,7 @@ def admit_order(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
     if ask.what == "pause":
         return Already(wanted.number, "the run is paused already") if wanted.paused else _next(state, ask, paused=True)
     if ask.what == "resume":
-        return _next(state, ask, paused=False) if wanted.paused else Already(wanted.number, "the run is not paused")
+        return _next(state, ask, paused=False) if wanted.paused else Already(0, "the run is not paused")
     if ask.what == "set_learning_rate":
         rate = ask.value
         if rate is None or not math.isfinite(rate) or rate <= 0:

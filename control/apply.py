@@ -37,7 +37,7 @@ from .protocol import NO_GENERATION, Beat, End, Expelled, Go, Hello, How, Orders
 from .state import ControlStatus, Order, Seat, State, Told, moved
 from .totals import booked, closed, held_up, wait_s
 from .tree import SphereTree
-from .versions import founded, reported, settle
+from .versions import founded, obeying, reported, settle
 
 REQUESTS_KEPT = 1024
 
@@ -262,7 +262,7 @@ def _proposed(state: State, event: GenerationProposed) -> State:
 def _begun(state: State, event: GenerationBegun) -> State:
     if event.generation != state.generation:
         raise IllegalMove(f"generation {event.generation} begun; the newest proposed is {state.generation}")
-    versions, digest = state.versions, state.founded
+    versions, digest = obeying(state.versions, event.position.version, event.in_force), state.founded
     if event.founding:
         row = Row(generation=event.generation, version=event.position.version, digest=event.digest)
         versions, digest = founded(versions, row, event.members[0].sphere), event.digest

@@ -265,6 +265,11 @@ class Ledger:
                     "UPDATE generations SET begun_at_version = ? WHERE incarnation = ? AND number = ?",
                     (position.version, incarnation, number),
                 )
+                self._execute(
+                    "UPDATE versions SET row = json_set(row, '$.in_force', ?) "
+                    "WHERE lineage = ? AND version = ? AND coalesce(json_extract(row, '$.in_force'), 0) < ?",
+                    (event.in_force, position.lineage, position.version, event.in_force),
+                )
                 if event.founding:
                     row = Row(generation=event.generation, version=position.version, digest=event.digest)
                     self._row(row, "agreed")

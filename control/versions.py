@@ -182,6 +182,16 @@ def settle(versions: Versions, sphere: int, row: Row) -> Versions:
     return replace(versions, claims={**versions.claims, row.version: Claim(row, sphere)}, rivals=rivals)
 
 
+def obeying(versions: Versions, version: int, in_force: int) -> Versions:
+    """With the orders that are in force from a version on where a generation begins: a row of it may know of fewer."""
+    claim = versions.claims.get(version)
+    if claim is None or claim.row.in_force >= in_force:
+        return versions
+    fields = {name: getattr(claim.row, name) for name in claim.row.__struct_fields__}
+    claims = {**versions.claims, version: Claim(Row(**{**fields, "in_force": in_force}), claim.sphere)}
+    return replace(versions, claims=claims)
+
+
 def _progressed(progress: Progress, row: Row) -> Progress:
     """With one more version, whose row is told the first time."""
     eval_loss = _finite(row.eval_loss)

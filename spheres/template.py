@@ -44,7 +44,6 @@ def main() -> int:
     parser.add_argument("--socket", required=True, help="where to listen: a path, or @NAME for one of the kernel's own")
     given = parser.parse_args()
     follow_launcher()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     crash.arm(given.dir, "template")
     with handover.listen(given.socket) as listener:  # before torch: who asks meanwhile waits in line
         check()
@@ -85,7 +84,8 @@ class Template:
             self._watched.register(source, selectors.EVENT_READ)
 
     def serve(self) -> int:
-        """Blocks until stdin ends; always 0. Takes SIGCHLD."""
+        """Blocks until stdin ends; always 0. Takes SIGCHLD, and ignores SIGINT, here and in the workers."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         while True:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from control.events import DURABLE, Event, GenerationBegun, SphereReported, VersionSettled
 from control.protocol import Row
 from control.status import Progress, Totals
@@ -66,10 +68,16 @@ class Shelf:
                 self._events.append(event)
                 if isinstance(event, VersionSettled):
                     self._rows[event.row.version] = event.row
-                if isinstance(event, GenerationBegun) and event.founding:
-                    row = Row(generation=event.generation, version=0, digest=event.digest)
-                    self._rows.setdefault(0, row)
+                if isinstance(event, GenerationBegun):
+                    self._begun(event)
         self._open.clear()
+
+    def _begun(self, event: GenerationBegun) -> None:
+        row = self._rows.get(event.position.version)
+        if row is not None and row.in_force < event.in_force:
+            self._rows[row.version] = msgspec.structs.replace(row, in_force=event.in_force)
+        if event.founding:
+            self._rows.setdefault(0, Row(generation=event.generation, version=0, digest=event.digest))
 
     @property
     def is_open(self) -> bool:
