@@ -1,7 +1,7 @@
 """From a message to a fact: what a sphere or client said becomes an event, a refusal, or nothing because it is stale.
 
 What speaks for another generation than the newest is dropped before it is looked at: its sender will hear the newer
-View and say again what is still true. A row is the exception: a version is unique, whoever made it when.
+View and say again what is still true. A row is the exception, up to where the newest generation began.
 """
 
 from __future__ import annotations
@@ -152,8 +152,7 @@ def admit(state: State, sphere: int, message: FromMember, now_s: float) -> Spher
             if fresh and _is_member(state, sphere):
                 return SphereReady(sphere=sphere, ready=message, at_s=now_s)
         case Row():
-            # Also from a former generation: a version is unique, and a report that is kept for long is still true.
-            if seat.proof is not None and state.begun is not None and 0 <= message.version < VERSIONS_MAX:
+            if seat.proof is not None and 0 <= message.version < VERSIONS_MAX and _is_of_the_line(state, message):
                 return SphereReported(sphere=sphere, row=message, at_s=now_s)
         case Closed():
             if _speaks_for_running(state, sphere, message.generation):
@@ -200,6 +199,16 @@ def _next(state: State, ask: Ask, **changes: bool | float) -> OrderGiven:
 
 def _speaks_for_running(state: State, sphere: int, generation: Generation) -> bool:
     return state.begun is not None and generation == state.running and _is_member(state, sphere)
+
+
+def _is_of_the_line(state: State, row: Row) -> bool:
+    """Whether the run went on from this version, or made it: a report that was kept for long is still true.
+
+    But what a former generation's member made beyond where the newest began is made again without it, perhaps with
+    more orders in force from there on: its row would have the others' never told.
+    """
+    begun = state.begun
+    return begun is not None and (row.generation >= begun.generation or row.version <= begun.position.version)
 
 
 def _is_member(state: State, sphere: int) -> bool:

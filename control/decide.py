@@ -38,8 +38,8 @@ def decide(state: State, now_s: float) -> Event | None:
         or _stopped_before_it_began(state, now_s)
         or _barred(state, now_s)
         or proposed(state, now_s)
-        or _roll_called(state, now_s)
         or _order_in_force(state)
+        or _roll_called(state, now_s)
         or _closed(state, now_s)
         or _dealt_anew(state)
     )
@@ -162,11 +162,11 @@ def _order_in_force(state: State) -> Event | None:
     waiting = [order.wanted.number for order in state.orders if order.version is None]
     if not waiting or state.begun is None:
         return None
-    if state.begun.in_force >= waiting[0]:
-        return OrderTook(number=state.begun.in_force, version=state.begun.position.version)
     for version, claim in sorted(state.versions.claims.items()):
         if claim.row.in_force >= waiting[0]:
             return _took(state, claim.row.in_force, version)
+    if state.begun.in_force >= waiting[0]:
+        return OrderTook(number=state.begun.in_force, version=state.begun.position.version)
     beats = [seat.beat for seat in state.member_seats() if seat.beat is not None]
     number = min((beat.in_force for beat in beats), default=0)
     if len(beats) == len(state.members) and number >= waiting[0]:

@@ -305,9 +305,7 @@ class Ledger:
         values = (_real(row.learning_rate), _real(row.loss), row.digest, check, state, text)
         self._execute(
             "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(lineage, version) "
-            'DO UPDATE SET digest = coalesce(digest, excluded.digest), "check" = coalesce("check", excluded."check"), '
-            "row = CASE WHEN json_extract(excluded.row, '$.in_force') > json_extract(row, '$.in_force') "
-            "THEN excluded.row ELSE row END",
+            'DO UPDATE SET digest = coalesce(digest, excluded.digest), "check" = coalesce("check", excluded."check")',
             (row.lineage, row.version, *values),
         )
         self._execute(

@@ -89,7 +89,7 @@ def carry_on(state: State, readys: Readys) -> GenerationBegun | None:
         keep=keep,
         donors=donors(state, how),
         record=record,
-        in_force=max(readys[sphere].in_force for sphere in there),
+        in_force=max(_obeyed(state, position), *(readys[sphere].in_force for sphere in there)),
         in_force_at=_in_force_at(state, position),
         known=_known(state, position),
         digest=readys[there[0]].digest,
@@ -110,7 +110,7 @@ def from_v0(state: State, readys: Readys) -> GenerationBegun | None:
         deal=deal(range(_micro_batches(state)), list(readys), {}),
         how=how,
         donors=donors(state, how),
-        in_force=max((order.wanted.number for order in state.orders if order.version == 0), default=0),
+        in_force=_obeyed(state, position),
         in_force_at=_in_force_at(state, position),
         known=_known(state, position),
         digest=state.founded,
@@ -161,6 +161,14 @@ def _contradicted(state: State, ready: Ready) -> bool:
     row = state.versions.row(version) if version <= state.versions.agreed else None
     digest = row.digest if row is not None else state.founded if version == 0 else None
     return digest is not None and ready.digest is not None and digest != ready.digest and state.exact
+
+
+def _obeyed(state: State, position: Position) -> int:
+    """The newest order known to be in force there. Who was left out may hold a state of before the line agreed it."""
+    took = [
+        each.wanted.number for each in state.orders if each.version is not None and each.version <= position.version
+    ]
+    return max(took, default=0)
 
 
 def _in_force_at(state: State, position: Position) -> dict[int, int]:

@@ -227,10 +227,15 @@ class Server:
 
     def _left(self, identity: bytes, now_s: float) -> None:
         self.watchers.forget(identity)
-        sphere = self._sphere_of.get(identity)
+        sphere = self._seated(identity)
         if sphere is not None and self._identity_of[sphere] == identity:
             self.rendezvous.forget(sphere)
             self._happen(SphereLost(sphere=sphere, at_s=now_s), now_s)
+
+    def _seated(self, identity: bytes) -> int | None:
+        """Who speaks there; None also for one that was replaced and forgotten, though it may speak on."""
+        sphere = self._sphere_of.get(identity)
+        return sphere if sphere in self.state.seats else None
 
     def _on_hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
         event = admit_hello(self.state, hello, now_s)
@@ -255,7 +260,7 @@ class Server:
         self._outbox.append((identity, welcome))
 
     def _on_sphere(self, heard: Arrived, message: FromSphere, now_s: float) -> None:
-        sphere = self._sphere_of.get(heard.identity)
+        sphere = self._seated(heard.identity)
         if sphere is None or isinstance(message, Hello):
             return
         if isinstance(message, Beat) and message.incarnation > self.state.incarnation:

@@ -155,7 +155,7 @@ def _compared(versions: Versions, old: Claim, new: Claim, exact: bool) -> Versio
     lacks = (old.row.digest is None and new.row.digest is not None) or (
         old.row.check is None and new.row.check is not None
     )
-    if (lacks or new.row.in_force > old.row.in_force) and version in versions.claims:
+    if lacks and version in versions.claims:
         merged = Claim(filled_in(old.row, new.row), old.sphere)
         return replace(versions, claims={**versions.claims, version: merged})
     return versions
@@ -229,14 +229,9 @@ def differs(one: Row, other: Row) -> str:
 
 
 def filled_in(row: Row, more: Row) -> Row:
-    """The row with the digest and the check that `more` has and it has not, and the newest order of the two.
-
-    A tail that one member had to itself before it was lost is repeated by the others, who may have heard more orders by
-    then; nobody goes on from the first.
-    """
+    """The row with the digest and the check that `more` has and it has not."""
     fields = {name: getattr(row, name) for name in row.__struct_fields__}
     for name in ("digest", "check"):
         if fields[name] is None:
             fields[name] = getattr(more, name)
-    fields["in_force"] = max(row.in_force, more.in_force)
     return Row(**fields)

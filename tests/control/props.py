@@ -61,9 +61,7 @@ class Shelf:
     def commit(self) -> None:
         for event in self._open:
             if isinstance(event, SphereReported):
-                old = self._rows.setdefault(event.row.version, event.row)
-                if event.row.in_force > old.in_force:
-                    self._rows[event.row.version] = event.row
+                self._rows.setdefault(event.row.version, event.row)
             else:
                 self._events.append(event)
                 if isinstance(event, VersionSettled):
@@ -78,6 +76,11 @@ class Shelf:
             self._rows[row.version] = msgspec.structs.replace(row, in_force=event.in_force)
         if event.founding:
             self._rows.setdefault(0, Row(generation=event.generation, version=0, digest=event.digest))
+
+    def _obey(self, event: GenerationBegun) -> None:
+        row = self._rows.get(event.position.version)
+        if row is not None and row.in_force < event.in_force:
+            self._rows[row.version] = msgspec.structs.replace(row, in_force=event.in_force)
 
     @property
     def is_open(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -93,12 +94,13 @@ def test_what_speaks_for_another_generation_is_dropped(generation: tuple[int, in
     assert play.close("0", version=1)
 
 
-@pytest.mark.parametrize("generation", [(0, 1), (1, 0)])
-def test_a_row_is_true_whichever_generation_made_it(generation: tuple[int, int]) -> None:
-    """A version is unique: a report that was kept while control was away counts."""
+@pytest.mark.parametrize("version", [0, 1, 2, 3])
+def test_a_row_of_a_former_generation_is_true_up_to_where_the_newest_began(version: int) -> None:
+    """A version is unique: a report that was kept while control was away counts. What is above is made again."""
     play = Play("0", "1").begin()
-    assert play.say("0", Row(generation=generation, version=1, check=1))
-    assert play.state.versions.held == 1
+    play.state = replace(play.state, begun=replace(play.begun, generation=(1, 9), position=Position(version=2)))
+    assert play.say("0", Row(generation=(1, 1), version=version, check=1)) == (version <= 2)
+    assert play.say("0", Row(generation=(1, 9), version=version, check=1))
 
 
 def test_a_beat_overtaken_by_a_newer_one_is_dropped() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from control.decide import COME_S, LEAVE_S
-from control.protocol import End, Phase
+from control.events import SphereReported
+from control.protocol import End, Go, Phase, Row
 from tests.control.play import Play
 
 
@@ -228,21 +229,46 @@ def test_a_pause_and_its_end_agreed_by_one_tail_never_paused() -> None:
     assert play.state.status.value == "running"
 
 
-def test_a_version_whose_tail_was_repeated_has_the_order_that_the_repetition_agreed() -> None:
-    """One member had the first tail to itself and was lost; the others' repeated tail had heard one order more.
+def test_a_version_that_is_made_again_has_the_order_that_the_repetition_agreed() -> None:
+    """One member had the first tail to itself and was left out; the others' repeated tail had heard one order more.
 
-    They go on with that, so a replay has to use it from this version on.
+    They go on with that, so a replay has to use it from this version on; and what the first says comes too late.
     """
     play = Play("0", "1").begin()
     play.order("set_learning_rate", 0.5)
-    play.row("0", 1, in_force=1)
     play.order("set_learning_rate", 0.25)
     play.lose("0")
     play.wait(0.6)
     play.ready("1")
+    play.hello("0", pid=100, sphere=1)
+    assert not play.row("0", 1, in_force=1, generation=(1, 1))
+    assert play.state.versions.held == 0
     play.row("1", 1, in_force=2)
-    play.row("1", 2, in_force=2)
     assert [order.version for order in play.state.orders] == [1, 1]
-    play.row("0", 1, in_force=1)
-    row = play.state.versions.row(1)
-    assert row is not None and row.in_force == 2
+
+
+def test_what_was_known_of_a_version_when_it_is_made_again_holds() -> None:
+    """The first tail was told in time: its order is in the table of the replay."""
+    play = Play("0", "1").begin()
+    play.order("set_learning_rate", 0.5)
+    play.order("set_learning_rate", 0.25)
+    play.lose("0")
+    play.wait(0.6)
+    play.happen(SphereReported(sphere=1, row=Row(generation=(1, 1), version=1, in_force=1), at_s=play.now_s))
+    play.ready("1")
+    go = play.told(Go)[2]
+    assert (go.known, go.in_force, go.in_force_at) == (1, 0, {1: 1})
+
+
+def test_rows_tell_earlier_than_a_generation_that_begins_later() -> None:
+    """Control was away for some versions: the order holds from the first of them that says so."""
+    play = Play("0", "1").begin()
+    play.order("set_learning_rate", 0.5)
+    play.lose("0")
+    play.wait(0.6)
+    rows = [Row(generation=(1, 1), version=version, in_force=1) for version in (1, 2, 3)]
+    for row in rows:
+        play.happen(SphereReported(sphere=2, row=row, at_s=play.now_s))
+    play.ready("1", version=3, in_force=1)
+    assert play.begun.position.version == 3
+    assert [order.version for order in play.state.orders] == [1]

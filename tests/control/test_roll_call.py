@@ -184,6 +184,17 @@ def test_who_missed_the_tail_follows_the_record_with_its_own_sums() -> None:
     assert later.keep == [2], "what was done for the version before is over"
 
 
+def test_who_was_left_out_obeys_what_the_line_had_agreed() -> None:
+    """Its own first tail of that version had heard less; of the line nobody is left, but its rows are known."""
+    play = Play("0", "1").begin()
+    play.order("set_learning_rate", 0.5)
+    play.row("0", 1, in_force=1)
+    called(play)
+    play.state = replace(play.state, begun=replace(play.begun, deal={7: []}))
+    assert carried(play, {2: holding(play, 2, 1, in_force=0)}).in_force == 1
+    assert carried(play, {2: holding(play, 2, 0, in_force=0)}).in_force == 0
+
+
 def test_another_attempt_is_followed_without_sums() -> None:
     """There are no weights to make: only the exponents change."""
     play = called(Play("0", "1").begin())
