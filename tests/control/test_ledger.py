@@ -30,6 +30,7 @@ from control.events import (
 from control.ledger import Ledger
 from control.protocol import Closed, Failed, Hello, How, Member, Position, Proof, Record, Row, Wanted
 from control.record import UNFINISHED, read_record
+from control.versions import Versions, obeying, reported
 
 GENERATION = (1, 1)
 
@@ -265,3 +266,19 @@ def test_rows_are_read_back_for_a_control_that_starts_anew(tmp_path: Path) -> No
         found = again.row(5)
         assert found is not None and (found.digest, found.check) == ("d5", 5)
         assert again.row(4) is None
+
+
+def test_the_row_of_a_version_at_which_a_generation_begins_obeys_as_that_does(tmp_path: Path) -> None:
+    """Whoever told that version first may have had a tail to itself; the others, who go on, had heard of more."""
+    begun = GenerationBegun(
+        generation=GENERATION, members=(), position=Position(version=5), deal={}, how={}, in_force=4
+    )
+    with Ledger.open(tmp_path / "ledger.db", "run") as ledger:
+        for version, in_force in ((4, 3), (5, 3), (6, 5)):
+            ledger.record(SphereReported(sphere=1, row=row(version, in_force=in_force), at_s=1.0))
+        ledger.record(begun)
+        ledger.commit()
+        assert [each.in_force for each in ledger.rows_after(0)] == [3, 4, 5]
+    claimed = reported(Versions(), 1, row(5, in_force=3), True)
+    assert obeying(claimed, 5, 4).claims[5].row.in_force == 4
+    assert obeying(claimed, 5, 2) is claimed and obeying(claimed, 6, 4) is claimed
