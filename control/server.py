@@ -247,7 +247,10 @@ class Server:
             return
         if isinstance(event, Refusal):
             log.warning("refused: %s", event.text)
-            self._outbox.append((identity, Refused(text=event.text)))
+            ended = self.state.ended  # a successor of one that died at the end did nothing wrong: it is only late
+            late = ended is not None and hello.run_id == self.state.run_id
+            word = End(status=ended.status, reason=ended.reason) if ended and late else Refused(text=event.text)
+            self._outbox.append((identity, word))
             return
         old = self._identity_of.get(event.sphere)
         if old is not None:
