@@ -7,6 +7,7 @@ each in turn to whoever would finish it first does just that (no list of other j
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from heapq import heapify, heapreplace
 from statistics import median
 
 WORTH, WORTH_S = 1.1, 0.005
@@ -23,12 +24,15 @@ def counts(units: int, spheres: Sequence[int], paces: Mapping[int, float]) -> di
     """
     known = [paces[sphere] for sphere in spheres if paces.get(sphere, 0.0) > 0]
     usual = median(known) if known else 1.0
-    pace = {sphere: paces.get(sphere, 0.0) or usual for sphere in spheres}
-    given = dict.fromkeys(spheres, 0)
+    pace = [found if (found := paces.get(sphere, 0.0)) > 0 else usual for sphere in spheres]
+    given = [0] * len(spheres)
+    ends = [(each, rank) for rank, each in enumerate(pace)]  # when each would have finished one more
+    heapify(ends)
     for _ in range(units):
-        first = min(spheres, key=lambda sphere: (given[sphere] + 1) * pace[sphere])
-        given[first] += 1
-    return given
+        _, rank = ends[0]
+        given[rank] += 1
+        heapreplace(ends, ((given[rank] + 1) * pace[rank], rank))
+    return dict(zip(spheres, given, strict=True))
 
 
 def deal(indices: Sequence[int], spheres: Sequence[int], paces: Mapping[int, float]) -> dict[int, list[int]]:

@@ -87,7 +87,9 @@ def _conflict_text(state: State, conflict: Conflict) -> str:
 
 
 def _settled(state: State) -> Event | None:
-    claim = settled(state.versions)
+    if not state.versions.rivals:
+        return None
+    claim = settled(state.versions, {seat.sphere: seat.version for seat in state.seats.values()})
     return VersionSettled(sphere=claim.sphere, row=claim.row) if claim else None
 
 

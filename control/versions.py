@@ -10,6 +10,7 @@ Laws
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from .epochs import Epoch, after
@@ -161,17 +162,15 @@ def _compared(versions: Versions, old: Claim, new: Claim, exact: bool) -> Versio
     return versions
 
 
-def settled(versions: Versions) -> Claim | None:
-    """The rival that a tail has proved right: its sphere made the next version, and the claimant did not."""
+def settled(versions: Versions, reached: Mapping[int, int]) -> Claim | None:
+    """The rival that a tail has proved right: its sphere went on from that version, and the claimant never did.
+
+    reached: sphere -> the newest version that it told. Whoever tells the next version first may have fetched it.
+    """
     for rival in versions.rivals:
-        after_it = versions.claims.get(rival.row.version + 1)
-        claim = versions.claims.get(rival.row.version)
-        if (
-            after_it is not None
-            and after_it.sphere == rival.sphere
-            and claim is not None
-            and claim.row is not rival.row
-        ):
+        version = rival.row.version
+        claim = versions.claims.get(version)
+        if claim is not None and reached.get(rival.sphere, -1) > version >= reached.get(claim.sphere, -1):
             return rival
     return None
 

@@ -11,14 +11,13 @@ Laws
 
 from __future__ import annotations
 
-import heapq
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 import msgspec
 
+from control.deal import counts
 from control.protocol import (
     NO_GENERATION,
     End,
@@ -195,25 +194,14 @@ def share_out(units: int, members: Sequence[int], attempt: int) -> dict[int, lis
 def deal(units: int, members: Sequence[int], paces: Mapping[int, float], attempt: int) -> dict[int, list[int]]:
     """Who computes which of the indices 0..units-1, so that the last one is done as early as can be.
 
-    Each unit goes to the sphere that would have finished it first; what a sphere gets in the end is one block. Bits
-    never depend on it. paces: seconds that a unit takes on a sphere; one without counts as the median. attempt: as in
-    `share_out`, which is the same without paces.
+    How many each gets is `control.deal.counts`' rule, which control measures by; what a sphere gets is one block. Bits
+    never depend on it. attempt: as in `share_out`, which is the same without paces.
     """
     if units < 0 or attempt < 0 or not members or len(set(members)) != len(members):
         raise ValueError(f"no deal of {units} units, attempt {attempt}, to the spheres {list(members)}")
-    known = [paces[sphere] for sphere in members if paces.get(sphere, 0.0) > 0]
-    median = statistics.median(known) if known else 1.0
-    pace = [found if (found := paces.get(sphere, 0.0)) > 0 else median for sphere in members]
-    counts = [0] * len(members)
-    done_at = [(pace[rank], rank) for rank in range(len(members))]  # when one more unit would be finished
-    heapq.heapify(done_at)
-    for _ in range(units):
-        _, rank = done_at[0]
-        counts[rank] += 1
-        heapq.heapreplace(done_at, ((counts[rank] + 1) * pace[rank], rank))
     shares: dict[int, list[int]] = {}
     start = 0
-    for rank, count in enumerate(counts):
+    for rank, count in enumerate(counts(units, members, paces).values()):
         shares[members[(rank + attempt) % len(members)]] = list(range(start, start + count))
         start += count
     return {sphere: shares[sphere] for sphere in members}

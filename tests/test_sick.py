@@ -54,6 +54,20 @@ def flip_sums(trainer: Trainer) -> None:
     trainer._replica._part.sums[5] ^= 1
 
 
+def believing(sync: Alone) -> Trainer:
+    """A maker of trainers: a bit of sphere 1's weights changes at version 3 before it writes down what they are."""
+    trainer = gpt_trainer(sync)
+    write_down = trainer._replica.write_down
+
+    def writing() -> int:
+        if trainer.version == 3 and sync.path == "1":
+            flip_weights(trainer)
+        return write_down()
+
+    trainer._replica.write_down = writing  # type: ignore[method-assign]
+    return trainer
+
+
 def raised(path: str, successor: str) -> Break:
     return Break((0, 0, 0), "raised", by=path, joins=(successor,))
 
@@ -79,40 +93,14 @@ def test_a_flipped_bit_convicts_its_sphere_and_moves_no_bit(what: str, path: str
 
 def test_weights_that_were_written_wrong_are_found_by_the_others(alone: Trainer) -> None:
     """A bit that flipped before it was written down: the sphere believes itself, and stands apart in the tail."""
-
-    def make(sync: Alone) -> Trainer:
-        trainer = gpt_trainer(sync)
-        write_down = trainer._replica.write_down
-
-        def writing() -> int:
-            if trainer.version == 3 and sync.path == "1":
-                flip_weights(trainer)
-            return write_down()
-
-        trainer._replica.write_down = writing  # type: ignore[method-assign]
-        return trainer
-
-    tree, trainers = heal(make)
+    tree, trainers = heal(believing)
     assert list(tree.gone) == ["1"] and "sphere 1 stands apart in the weights" in str(tree.gone["1"])
     assert set(trainers) == {"0", "2"} and ends_like(trainers, alone)
 
 
 def test_of_two_that_differ_both_leave_and_v0_is_replayed(alone: Trainer) -> None:
     """No majority says which of them is right."""
-
-    def make(sync: Alone) -> Trainer:
-        trainer = gpt_trainer(sync)
-        write_down = trainer._replica.write_down
-
-        def writing() -> int:
-            if trainer.version == 3 and sync.path == "1":
-                flip_weights(trainer)
-            return write_down()
-
-        trainer._replica.write_down = writing  # type: ignore[method-assign]
-        return trainer
-
-    tree, trainers = heal(make, [raised("0", "3"), raised("1", "4")], founders=["0", "1"])
+    tree, trainers = heal(believing, [raised("0", "3"), raised("1", "4")], founders=["0", "1"])
     assert set(tree.gone) == {"0", "1"} and all(isinstance(error, Sick) for error in tree.gone.values())
     assert set(trainers) == {"3", "4"} and ends_like(trainers, alone)
 

@@ -125,6 +125,17 @@ def test_two_claims_of_a_version_are_settled_by_whose_tail_the_others_found_soun
     assert play.state.ended is None
 
 
+def test_whoever_has_fetched_the_next_version_and_tells_it_first_settles_nothing_by_that() -> None:
+    """Two claims of a version, and a newcomer made the next with one of the two: what that one tells settles it."""
+    play = Play("0", "1", "2").begin()
+    play.row("0", 1, check=5)
+    play.row("1", 1, check=6)
+    play.row("2", 2, check=7)
+    assert play.state.versions.row(1).check == 5 and play.state.ended is None  # type: ignore[union-attr]
+    play.row("1", 2, check=7)
+    assert play.state.versions.row(1).check == 6 and play.state.ended is None  # type: ignore[union-attr]
+
+
 def test_in_float_mode_rows_are_informative_only() -> None:
     """Sums of floats are not unique."""
     play = Play("0", "1")

@@ -18,14 +18,20 @@ def carried_on(play: Play, *paths: str, version: int = 0) -> None:
         play.beat(path, version=version)
 
 
-def test_a_successor_at_a_path_joins_in_the_next_generation() -> None:
-    """It is another sphere; it holds nothing and fetches from who does."""
+def with_a_successor() -> Play:
+    """Sphere 0 has gone on alone, and where 1 was, another has come and is proven."""
     play = Play("0", "1").begin()
     play.lose("1")
     play.wait(0.6)
     carried_on(play, "0")
     play.hello("1", former=101)
     play.prove("1")
+    return play
+
+
+def test_a_successor_at_a_path_joins_in_the_next_generation() -> None:
+    """It is another sphere; it holds nothing and fetches from who does."""
+    play = with_a_successor()
     play.keep_beating(1.1, "0", "1")
     assert play.members == ["0", "1"] and [member.sphere for member in play.state.members] == [1, 3]
     play.ready("0")
@@ -137,12 +143,7 @@ def test_a_roll_call_that_nothing_began_from_is_repeated() -> None:
 
 def test_a_member_that_is_known_dead_is_not_waited_for() -> None:
     """Its supervisor says so by who it starts next: at once, no taking over."""
-    play = Play("0", "1").begin()
-    play.lose("1")
-    play.wait(0.6)
-    carried_on(play, "0")
-    play.hello("1", former=101)
-    play.prove("1")
+    play = with_a_successor()
     play.lose("0")
     play.keep_beating(1.0, "1")
     assert play.generation == (1, 2)

@@ -45,7 +45,10 @@ IMPURE_STDLIB = {
     *("random", "secrets", "select", "selectors", "shutil", "signal", "socket", "sqlite3", "subprocess"),
     *("tempfile", "threading", "time", "uuid"),
 }
-CONTROL_FOR_SPHERES = {"control.protocol", "control.status", "control.wire", "control.errors", "control.crash"}
+CONTROL_FOR_SPHERES = {
+    *("control.protocol", "control.status", "control.wire", "control.errors", "control.crash"),
+    "control.deal",  # one rule for those who compute by it and for who measures it
+}
 
 
 def is_cli(name: str) -> bool:

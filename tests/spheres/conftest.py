@@ -9,7 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from control.protocol import Hello
+from spheres.link import Link
+from tests.spheres.fake_control import FakeControl
+
 DEADLINE_S = 8.0
+HELLO = Hello(run_id="r", path="a/0", pid=1, host="h")
 
 
 def sockets() -> set[str]:
@@ -37,3 +42,19 @@ def nothing_is_left() -> Iterator[None]:
         threading.Event().wait(0.01)
     assert set(threading.enumerate()) <= threads, f"threads left: {set(threading.enumerate()) - threads}"
     assert sockets() <= opened, f"sockets left: {sockets() - opened}"
+
+
+@pytest.fixture
+def control() -> Iterator[FakeControl]:
+    """One that admits everybody as sphere 7."""
+    with FakeControl() as control:
+        yield control
+
+
+@pytest.fixture
+def link(control: FakeControl) -> Iterator[Link]:
+    """An admitted sphere's, with a silence of a second."""
+    link = Link(control.address, HELLO, 1.0)
+    link.open(5.0)
+    yield link
+    link.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from control.protocol import (
     End,
     Failed,
     Go,
-    Hello,
     How,
     Orders,
     Phase,
@@ -34,24 +33,10 @@ from control.protocol import (
 )
 from lightwatch.errors import RunEnded, StateError
 from spheres.link import AdmissionRefused, ControlSilent, Link, LinkBroken
+from tests.spheres.conftest import HELLO
 from tests.spheres.fake_control import FakeControl, welcome
 
-HELLO = Hello(run_id="r", path="a/0", pid=1, host="h")
 GENERATION = (1, 1)
-
-
-@pytest.fixture
-def control() -> Iterator[FakeControl]:
-    with FakeControl() as control:
-        yield control
-
-
-@pytest.fixture
-def link(control: FakeControl) -> Iterator[Link]:
-    link = Link(control.address, HELLO, 1.0)
-    link.open(5.0)
-    yield link
-    link.close()
 
 
 def silent(message: ToControl) -> list[ToSphere]:
