@@ -70,11 +70,17 @@ class Fenced:
     text: str
 
 
+@dataclass(frozen=True)
+class NotYet:
+    """Nothing can be said to this sphere before one has come that knows the run."""
+
+
 def admit_hello(
     state: State, hello: Hello, now_s: float
-) -> SphereCame | SphereReturned | Remembered | Refusal | Fenced:
+) -> SphereCame | SphereReturned | Remembered | Refusal | Fenced | NotYet:
     """A seat for a sphere, its old seat for one that is back, or why not. A refusal does not end the run: the sphere
-    that is expected here may still come. After Remembered, ask again."""
+    that is expected here may still come. After Remembered, ask again, also for those who were told NotYet: before it,
+    a newcomer could only be given a number that is somebody's."""
     if hello.run_id == state.run_id:
         news = _of_another_control(state, hello, now_s)
         if news is not None:
@@ -82,6 +88,8 @@ def admit_hello(
     why = why_not_here(state, hello)
     if why:
         return Refusal(why)
+    if state.remembers and state.begun is None:
+        return NotYet()
     seat = state.seat_at(hello.path)
     if seat is not None and is_same_process(seat, hello):
         if hello.sphere in (0, seat.sphere):

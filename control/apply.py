@@ -153,7 +153,7 @@ def _remembered(state: State, event: Remembered) -> State:
     memory = event.memory
     orders = state.orders
     for wanted in memory.orders[len(orders) :]:
-        orders = (*orders, Order(wanted, "remembered", 0))
+        orders = (*orders, Order(wanted, "remembered"))
     spheres = [member.sphere for member in memory.members]
     next_sphere = max([state.next_sphere, *(sphere + 1 for sphere in spheres)])
     if memory.generation <= state.running:

@@ -15,7 +15,7 @@ import signal
 import time
 from dataclasses import replace
 
-from .admit import ORDERS, Already, Fenced, Refusal, admit, admit_hello, admit_order, superseded
+from .admit import ORDERS, Already, Fenced, NotYet, Refusal, admit, admit_hello, admit_order, superseded
 from .apply import apply
 from .config import Settings
 from .crash import here
@@ -101,6 +101,7 @@ class Server:
         self._fenced = ""
         self._identity_of: dict[int, bytes] = {}
         self._sphere_of: dict[bytes, int] = {}
+        self._early: dict[bytes, Hello] = {}
         self._outbox: list[tuple[bytes, ToSphere | Answer]] = []
         self._ledger_broke = False
         self._terms = 0
@@ -227,6 +228,7 @@ class Server:
 
     def _left(self, identity: bytes, now_s: float) -> None:
         self.watchers.forget(identity)
+        self._early.pop(identity, None)
         sphere = self._seated(identity)
         if sphere is not None and self._identity_of[sphere] == identity:
             self.rendezvous.forget(sphere)
@@ -238,12 +240,20 @@ class Server:
         return sphere if sphere in self.state.seats else None
 
     def _on_hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
+        self._admit_hello(identity, hello, now_s)
+        while self._early and self.state.begun is not None:
+            self._admit_hello(*self._early.popitem(), now_s)
+
+    def _admit_hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
         event = admit_hello(self.state, hello, now_s)
         if isinstance(event, Remembered):
             self._happen(event, now_s)
             event = admit_hello(self.state, hello, now_s)
         if isinstance(event, Fenced | Remembered):
             self._fenced = event.text if isinstance(event, Fenced) else "what spheres remember has no end [LW901]"
+            return
+        if isinstance(event, NotYet):
+            self._early[identity] = hello
             return
         if isinstance(event, Refusal):
             log.warning("refused: %s", event.text)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from control.admit import Fenced, FromMember, Refusal, admit, admit_hello, admit_order
+from control.admit import Fenced, FromMember, NotYet, Refusal, admit, admit_hello, admit_order
 from control.apply import apply
 from control.events import (
     Event,
@@ -123,8 +123,8 @@ class Play:
         if isinstance(event, Remembered):
             self.happen(event)
             event = admit_hello(self.state, hello, self.now_s)
-        if isinstance(event, Refusal | Fenced):
-            return event.text
+        if isinstance(event, Refusal | Fenced | NotYet):
+            return "not yet" if isinstance(event, NotYet) else event.text
         self.happen(event)
         self.settle()
         return ""

@@ -247,11 +247,21 @@ def test_a_control_without_a_ledger_and_without_leave_ends_itself() -> None:
     assert not play.state.seats
 
 
-def test_a_control_that_adopts_never_founds() -> None:
-    """As long as no sphere has told it of the run it waits, whoever comes."""
+def test_a_control_that_adopts_takes_no_newcomer_before_it_knows_the_run() -> None:
+    """So it never founds, and gives nobody a number that is somebody's."""
     play = remembering()
-    for path in ("0", "1"):
-        play.hello(path)
-        play.prove(path)
-    play.keep_beating(60.0, "0", "1", phase=Phase.ADMITTED, generation=(0, 0))
+    assert play.hello("1") == "not yet" and not play.state.seats
+    play.wait(60.0)
     assert not play.told(View)
+    assert play.knock(told_by("0", 8, 7, [])) == ""
+    assert play.hello("1") == "" and play.state.sphere_at["1"] == 9
+
+
+def test_an_order_that_was_remembered_is_in_force_from_where_the_rows_say() -> None:
+    """Not from version 0: a replay would obey it too early. And a run that was paused is paused."""
+    play = remembering()
+    play.knock(told_by("0", 8, 7, [0.5, 0.25]))
+    play.prove("0")
+    for version, in_force in ((1, 0), (2, 1), (3, 1)):
+        play.row("0", version, in_force=in_force)
+    assert [order.version for order in play.state.orders] == [2, None]

@@ -16,7 +16,8 @@ PARAMETERS = 6
 # A control process and a worker are told everything at once.
 MORE_PARAMETERS = {"lightwatch/trainer.py:__init__": 9, "control/process.py:__init__": 7, "spheres/worker.py:main": 7}
 
-FILES = [*python_files(*PACKAGES, "tests", "scripts"), ROOT / "scripts" / "bite", ROOT / "scripts" / "soak"]
+SCRIPTS = [ROOT / "scripts" / name for name in ("bite", "endurance", "soak")]
+FILES = [*python_files(*PACKAGES, "tests", "scripts"), *SCRIPTS]
 
 
 def shown(file: Path) -> str:
