@@ -13,6 +13,10 @@ LAPS = 3
 """Steps of each sphere that are looked at before the first deal of a generation; twice as many before each later one:
 what only wavers settles, and what has changed is noticed within RECENT steps."""
 
+RARER = 4
+"""The n-th deal of a generation waits for n times so many versions at least: each is an order, which all keep and which
+every newcomer is told, and so a million versions make some 700 of them, however a machine wavers."""
+
 AGAIN = 300
 """A sphere that was too slow to be dealt anything is given another try after so many versions."""
 
@@ -38,7 +42,7 @@ def measured(state: State) -> dict[int, float] | None:
     since = max([began, *(version for version in deals if version is not None)])
     laps = min(LAPS * 2 ** len(deals), RECENT - 1)
     seats = state.member_seats()
-    if not seats or any(seat.version < since + laps for seat in seats):
+    if not seats or any(seat.version < since + max(laps, RARER * len(deals)) for seat in seats):
         return None
     paces = {seat.sphere: _pace_s(seat, since, laps) for seat in seats}
     known = [pace for pace in paces.values() if pace is not None]

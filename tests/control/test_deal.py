@@ -125,3 +125,13 @@ def test_a_pace_that_wavers_does_not_make_orders_without_end() -> None:
     for _ in range(300):
         shop.step(wobble=0.3)
     assert shop.deals() <= 300 // LAPS // 10
+
+
+def test_a_pace_that_changes_for_ever_makes_ever_fewer_orders() -> None:
+    """They are kept by all: their number grows as the root of the versions'."""
+    shop, made = Workshop(0.1, 0.1, 0.1), []
+    for version in range(1600):
+        shop.paces[1] = 0.3 if version // 30 % 2 else 0.1
+        shop.step()
+        made.append(shop.deals())
+    assert made[399] > 5 and made[1599] <= 2.5 * made[399] and made[1599] <= (1600 / 2) ** 0.5 + 1
