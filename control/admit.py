@@ -29,6 +29,7 @@ from .protocol import (
     Ask,
     Beat,
     Closed,
+    End,
     Failed,
     Generation,
     Hello,
@@ -36,6 +37,7 @@ from .protocol import (
     Position,
     Proof,
     Ready,
+    Refused,
     Row,
     Wanted,
 )
@@ -75,9 +77,10 @@ class NotYet:
     """Nothing can be said to this sphere before one has come that knows the run."""
 
 
-def admit_hello(
-    state: State, hello: Hello, now_s: float
-) -> SphereCame | SphereReturned | Remembered | Refusal | Fenced | NotYet:
+Admission = SphereCame | SphereReturned | Remembered | Refusal | Fenced | NotYet
+
+
+def admit_hello(state: State, hello: Hello, now_s: float) -> Admission:
     """A seat for a sphere, its old seat for one that is back, or why not. A refusal does not end the run: the sphere
     that is expected here may still come. After Remembered, ask again, also for those who were told NotYet: before it,
     a newcomer could only be given a number that is somebody's."""
@@ -100,6 +103,14 @@ def admit_hello(
     if hello.sphere:
         return Refusal(f"sphere {hello.path}: number {hello.sphere} was given up; start it anew [LW405]")
     return SphereCame(sphere=state.next_sphere, hello=hello, at_s=now_s)
+
+
+def refused(state: State, hello: Hello, refusal: Refusal) -> Refused | End:
+    """What is said to who may not take part. A successor of one that died at the end did nothing wrong: it is late."""
+    ended = state.ended
+    if ended is not None and hello.run_id == state.run_id:
+        return End(status=ended.status, reason=ended.reason)
+    return Refused(text=refusal.text)
 
 
 def _is_remembered(state: State, hello: Hello) -> bool:

@@ -15,7 +15,20 @@ import signal
 import time
 from dataclasses import replace
 
-from .admit import ORDERS, Already, Fenced, NotYet, Refusal, admit, admit_hello, admit_order, superseded
+from . import points
+from .admit import (
+    ORDERS,
+    Admission,
+    Already,
+    Fenced,
+    NotYet,
+    Refusal,
+    admit,
+    admit_hello,
+    admit_order,
+    refused,
+    superseded,
+)
 from .apply import apply
 from .config import Settings
 from .crash import here
@@ -40,15 +53,13 @@ from .protocol import (
     Answer,
     Ask,
     Beat,
-    End,
+    Expelled,
     FromSphere,
-    Go,
     Hello,
     Refused,
     Row,
     StoreRequest,
     ToSphere,
-    View,
     Welcome,
 )
 from .recall import recalled
@@ -64,7 +75,8 @@ TURN_S = 0.1
 NOTE_EVERY_S = 2.0
 FENCED = 3
 """The exit code of a control that must not act for its run."""
-
+LOGGED = 300
+"""Characters of a sentence that strangers may have made long."""
 LATE_S = 0.5
 """A turn that took longer counts as so much: control itself was asleep, nobody else was silent."""
 
@@ -200,9 +212,9 @@ class Server:
             self.ledger.commit()
         outbox, self._outbox = self._outbox, []
         for identity, message in outbox:
-            _point_before(message)
+            points.before(message)
             self.door.send(identity, encode(message))
-            _point_after(message)
+            points.after(message)
         self.watchers.flush()
 
     # ---------------------------------------------------------------- hearing
@@ -245,7 +257,11 @@ class Server:
             self._admit_hello(*self._early.popitem(), now_s)
 
     def _admit_hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
-        event = admit_hello(self.state, hello, now_s)
+        former = self.state.seat_at(hello.path)
+        speaks = self._identity_of.get(former.sphere) if former is not None and former.connected else None
+        event: Admission = admit_hello(self.state, hello, now_s)
+        if isinstance(event, SphereReturned) and speaks not in (None, identity):
+            event = Refusal(f"sphere {hello.path}: it speaks over a connection that stands, this is another [LW405]")
         if isinstance(event, Remembered):
             self._happen(event, now_s)
             event = admit_hello(self.state, hello, now_s)
@@ -256,11 +272,8 @@ class Server:
             self._early[identity] = hello
             return
         if isinstance(event, Refusal):
-            log.warning("refused: %s", event.text)
-            ended = self.state.ended  # a successor of one that died at the end did nothing wrong: it is only late
-            late = ended is not None and hello.run_id == self.state.run_id
-            word = End(status=ended.status, reason=ended.reason) if ended and late else Refused(text=event.text)
-            self._outbox.append((identity, word))
+            log.warning("refused: %s", event.text[:LOGGED])
+            self._outbox.append((identity, refused(self.state, hello, event)))
             return
         old = self._identity_of.get(event.sphere)
         if old is not None:
@@ -271,6 +284,8 @@ class Server:
         held = self.state.versions.held
         welcome = Welcome(sphere=event.sphere, incarnation=self.state.incarnation, rows_held=held)
         self._outbox.append((identity, welcome))
+        if former is not None and former.sphere != event.sphere and speaks is not None:
+            self._outbox.append((speaks, Expelled(text=f"sphere {hello.path} has a successor, pid {hello.pid}")))
 
     def _on_sphere(self, heard: Arrived, message: FromSphere, now_s: float) -> None:
         sphere = self._seated(heard.identity)
@@ -362,32 +377,6 @@ class Server:
                 self.ledger.commit()
             except LedgerError:
                 log.error("the end is not in the ledger either")
-
-
-def _point_before(message: ToSphere | Answer) -> None:
-    """The crash points between the ledger's commit and a message that matters."""
-    match message:
-        case View():
-            here("control.before_view")
-        case Go():
-            here("control.before_go")
-        case End():
-            here("control.before_end")
-        case _:
-            pass
-
-
-def _point_after(message: ToSphere | Answer) -> None:
-    """The crash points when one sphere was told, and the next was not."""
-    match message:
-        case View():
-            here("control.after_view")
-        case Go():
-            here("control.after_go")
-        case End():
-            here("control.after_end")
-        case _:
-            pass
 
 
 def _why_broken(error: Exception) -> str:

@@ -178,10 +178,11 @@ class Supervisor:
             self._forward(life, ended=True)
         number = -code if code is not None and code < 0 else None
         told = None if number else code
-        self._report({"exited": self._post.path, "pid": life.pid, "code": told, "signal": number})
+        final = code in restart.FINAL and life.code is not None  # its own word: who only breaks off is started anew
+        self._report({"exited": self._post.path, "pid": life.pid, "code": told, "signal": number, "final": final})
         self._drop(life)
         pids.end_former(self._pid_file)  # what it started is of its group
-        if code in restart.FINAL:
+        if final:
             return code
         self._why = spoken_end(code)
         self._in_vain, pause_s = restart.next_life(self._in_vain, made=life.made)

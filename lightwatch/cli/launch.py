@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import ConfigError, LightwatchError, coded
 from .kept import Kept
-from .processes import Child, last_line, spoken_end, start_child
+from .processes import Child, is_stopped, last_line, spoken_end, start_child
 from .record import is_over
 from .rows import Tail
 from .settings import Settings
@@ -35,6 +35,7 @@ class Sphere:
     """What is known of one path: its supervisor, and its worker by the supervisor's word."""
 
     kept: Kept
+    pid: int = 0
     unfinished: bytes = b""
     talks: bool = True
     lost_at_s: float | None = None
@@ -198,6 +199,8 @@ class Launch:
             self._template.look(now, self._version, anew=needed)
         for path, sphere in self._spheres.items():
             self._read(path, sphere)
+            if not needed and is_stopped(sphere.pid):
+                sphere.kept.child.kill()  # it hears of no end, and nobody waits for what it would do
             code = sphere.kept.look(now, self._version, anew=needed)
             if code is not None:
                 self._read(path, sphere)
@@ -273,6 +276,7 @@ class Launch:
         elif "started" in item or "again" in item:
             self._begun = True
             sphere.restarts += "again" in item
+            sphere.pid = item["pid"]
             log.info("sphere %s: pid %d", path, item["pid"])
         elif "working" in item and sphere.lost_at_s is not None:
             self._view.note(f"sphere {path} is at work again, {time.monotonic() - sphere.lost_at_s:.1f} s later")
@@ -286,7 +290,7 @@ class Launch:
         code = item["code"] if item["signal"] is None else -item["signal"]
         how = spoken_end(code) if code is not None else "ended"
         log.info("sphere %s (pid %d) %s", path, item["pid"], how)
-        if code not in FINAL:
+        if not item["final"]:
             if sphere.lost_at_s is None and (self._control is None or self._control.code is None):
                 self._view.note(f"sphere {path} {how}; it is started anew")
                 sphere.lost_at_s = time.monotonic()

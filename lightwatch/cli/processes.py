@@ -51,11 +51,8 @@ class Child:
         return self.process.poll()
 
     def is_stopped(self) -> bool:
-        """Whether a SIGSTOP holds it; where there is no /proc it can't be told."""
-        try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
-        except OSError:
-            return False
+        """Whether a SIGSTOP holds it."""
+        return is_stopped(self.pid)
 
     def ask_to_stop(self) -> None:
         """SIGTERM: for control, a stop order."""
@@ -105,6 +102,14 @@ def environment(threads: int) -> dict[str, str]:
         # Run from its source, installed or not: -P keeps the current folder out, this puts the packages in.
         ours["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, **ours}
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a SIGSTOP holds this process; where there is no /proc it can't be told."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except OSError:
+        return False
 
 
 def spoken_end(code: int) -> str:

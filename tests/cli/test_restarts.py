@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lightwatch.cli.folder import read_json
+from lightwatch.cli.verdict import SPHERES_FOLLOW_S
 from tests.cli.commands import is_gone, lightwatch, processes_of, summary_of, tiny_project, wait_until
 from tests.cli.runs import begun, ended, pid_of, running, versions
 
@@ -154,6 +155,15 @@ def test_nothing_outlives_a_launcher_that_is_killed(stopped: tuple[str, ...], tm
         process.wait()
         wait_until(lambda: all(map(is_gone, everybody)), "the end of all processes", limit_s=5)
         assert words[words.index("--socket") + 1] not in Path("/proc/net/unix").read_text()
+
+
+def test_nobody_waits_at_the_end_for_a_sphere_that_is_stopped(tmp_path: Path) -> None:
+    """It was thrown out, and can't hear that the run is over. What others may take to write a model is longer."""
+    with running(tmp_path) as process:
+        os.kill(pid_of(tmp_path, "worker"), signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        code, said, summary = ended(process, tmp_path, limit_s=SPHERES_FOLLOW_S - 5)
+    assert (code, summary["status"]) == (0, "stopped"), said
 
 
 def test_a_second_signal_ends_also_who_is_stopped(tmp_path: Path) -> None:

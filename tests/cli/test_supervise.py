@@ -126,7 +126,7 @@ def test_a_worker_has_a_log_of_its_own_and_its_end_is_the_supervisors(house: Hou
     assert process.wait() == 0
     ((pid, former),) = house.lives()
     assert former == 0 and {"started": "a/0", "pid": pid} in reports
-    assert reports[-1] == {"exited": "a/0", "pid": pid, "code": 0, "signal": None}
+    assert reports[-1] == {"exited": "a/0", "pid": pid, "code": 0, "signal": None, "final": True}
     log = (house.folder / "logs" / "a" / "0.log").read_text()
     assert "hello from a/0" in log and "aside from a/0" in log
     assert not list(house.folder.rglob("*.pid"))
@@ -156,8 +156,18 @@ def test_a_worker_that_is_killed_is_started_anew_and_told_who_was_there(house: H
     reports = items(process)
     (first, _), (second, former) = house.lives()
     assert process.wait() == 0 and former == first
-    assert {"exited": "0", "pid": first, "code": None, "signal": 9} in reports
+    assert {"exited": "0", "pid": first, "code": None, "signal": 9, "final": False} in reports
     assert {"again": "0", "pid": second, "why": "ended by SIGKILL"} in reports
+
+
+def test_a_worker_that_breaks_off_is_started_anew_whatever_its_code(house: House) -> None:
+    """Only an end that it told is one: os._exit in a script is a death like any other."""
+    process = house.work("life == 1 and os._exit(0)").supervise()
+    reports = items(process)
+    (first, _), (second, former) = house.lives()
+    assert process.wait() == 0 and former == first
+    assert {"exited": "0", "pid": first, "code": 0, "signal": None, "final": False} in reports
+    assert {"again": "0", "pid": second, "why": "ended with code 0"} in reports
 
 
 def test_a_worker_that_makes_nothing_is_given_up_after_five_lives(house: House) -> None:
@@ -184,7 +194,7 @@ def test_the_launcher_hears_that_a_worker_made_a_version(house: House) -> None:
 def test_a_worker_whose_pulse_stops_is_killed(house: House) -> None:
     """It has stopped itself, and would stay so for good."""
     process = house.work("life == 1 and (pulse(), os.kill(os.getpid(), signal.SIGSTOP))").supervise()
-    assert {"exited": "0", "pid": house_pid(process), "code": None, "signal": 9} in items(process)
+    assert {"exited": "0", "pid": house_pid(process), "code": None, "signal": 9, "final": False} in items(process)
     assert process.wait() == 0 and len(house.lives()) == 2
 
 

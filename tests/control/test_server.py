@@ -19,6 +19,7 @@ from control.errors import ControlError
 from control.process import ControlProcess
 from control.protocol import (
     End,
+    Expelled,
     How,
     Row,
     StoreAdd,
@@ -26,6 +27,7 @@ from control.protocol import (
     StoreReply,
     StoreSet,
     View,
+    Welcome,
 )
 from control.record import UNFINISHED, read_record
 from control.status import Totals
@@ -206,6 +208,26 @@ def test_a_second_sphere_at_a_path_is_refused_and_harms_nobody(control: ControlP
     (second,) = spheres("1")
     second.join()
     first.expect(View)
+
+
+def test_the_seat_of_a_sphere_that_speaks_is_nobody_elses(control: ControlProcess, spheres: Spheres) -> None:
+    """Also not for who calls itself the same process: a sphere that is back speaks as the same peer as before."""
+    first, stranger = spheres("0", "0")
+    first.join()
+    stranger.hello()
+    assert "speaks over a connection that stands" in stranger.refused()
+    (second,) = spheres("1")
+    second.join()
+    first.expect(View)
+
+
+def test_who_has_a_successor_and_lives_is_told_to_leave(control: ControlProcess, spheres: Spheres) -> None:
+    """A supervisor may be wrong; then two would speak for one path, and one of them into the void."""
+    first, successor = spheres("0", "0")
+    first.join()
+    successor.hello(pid=1, former=os.getpid())
+    successor.expect(Welcome)
+    assert "has a successor" in first.expect(Expelled).text
 
 
 def test_a_stranger_that_speaks_no_zeromq_reaches_nothing(control: ControlProcess, spheres: Spheres) -> None:

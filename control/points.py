@@ -1,0 +1,32 @@
+"""The crash points around what control says to spheres (crash.py): what is in the ledger then, and who was told."""
+
+from __future__ import annotations
+
+from .crash import here
+from .protocol import Answer, End, Go, ToSphere, View
+
+
+def before(message: ToSphere | Answer) -> None:
+    """It is committed and about to be sent."""
+    match message:
+        case View():
+            here("control.before_view")
+        case Go():
+            here("control.before_go")
+        case End():
+            here("control.before_end")
+        case _:
+            pass
+
+
+def after(message: ToSphere | Answer) -> None:
+    """One sphere was told, and the next was not."""
+    match message:
+        case View():
+            here("control.after_view")
+        case Go():
+            here("control.after_go")
+        case End():
+            here("control.after_end")
+        case _:
+            pass
