@@ -161,6 +161,8 @@ def existing_run(name: str) -> RunFolder:
     """The folder of a run that was started; raises ConfigError if this is none."""
     folder = RunFolder(Path(name), "")
     try:
+        if folder.path.is_file():
+            raise ConfigError(f"{name}: this is a file; name the folder of a run [LW603]")
         if not folder.path.is_dir():
             raise ConfigError(f"{name}: there is no such folder; name the folder of a run [LW603]")
         if not folder.config.is_file() and not folder.address.is_file():

@@ -51,7 +51,7 @@ class Launch:
         self._view = view
         self._signals = signals
         self._tail = Tail(settings.folder.metrics)
-        self._stop_ordered = False
+        self._stop_ordered = self._stop_told = False
         self._trouble_at_s: float | None = None
         self._amiss = ""
         self._begun = False
@@ -166,9 +166,10 @@ class Launch:
             seen = self._look()
             do, reason = decide(seen, time.monotonic())
             if do is Do.ORDER_STOP:
-                when = "after this step" if self._version >= 0 else "before its first step"
-                self._view.note(f"{reason}: the run stops {when}; a second one ends it at once")
-                self._stop_ordered = True
+                if not self._stop_told:
+                    when = "after this step" if self._version >= 0 else "before its first step"
+                    self._view.note(f"{reason}: the run stops {when}; a second one ends it at once")
+                self._stop_ordered = self._stop_told = True
                 if self._control is not None:
                     self._control.child.ask_to_stop()
             elif do is Do.FINISH:

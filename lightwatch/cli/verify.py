@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from ..config import RunConfig, load
 from ..errors import ConfigError, DataError
 from .audit import Contradiction, Plan, audit, is_whole
-from .folder import RunFolder, existing_run
+from .beside import LEDGER, METRICS, SUMMARY, metrics_otherwise, summary_otherwise
+from .folder import RunFolder, existing_run, read_json
+from .rows import read_rows
 from .terminal import Terminal
 from .view import spoken_s
 from .weights import digest_of_v0, digests_of_model
@@ -73,6 +75,7 @@ def verify(arguments: argparse.Namespace) -> int:
     found.contradictions = audit(record, plan)
     found.counts = counted(record, plan)
     check_files(folder, record, None if script else run, found)
+    check_told(folder, record, found)
     if span is None and (replay is not None or found.refused):
         found.refused = ""
         found.left_out.append("the replay: --sample 0")
@@ -80,7 +83,7 @@ def verify(arguments: argparse.Namespace) -> int:
         ticker.last = span[1]
         make_again(replay, span, found)
         ticker.close()
-    found.contradictions.sort(key=lambda each: each.version)
+    found.contradictions.sort(key=lambda each: (each.by == LEDGER, each.version))  # it may be what was changed
     show(terminal, folder, record, found)
     return found.code
 
@@ -189,20 +192,39 @@ def check_files(folder: RunFolder, record: RunRecord, run: RunConfig | None, fou
     if not folder.model.is_file():
         found.left_out.append("model.safetensors: there is none; a run writes it when it ends")
         return
-    if record.status in ("completed", "stopped"):
+    ended = record.status in ("completed", "stopped")
+    if ended:
         known = {version: digest for version, digest in known.items() if version == record.version}
     if not known:
         found.left_out.append("model.safetensors: the ledger holds no digest to compare it with")
         return
     digests = digests_of_model(folder.model, run)
     expected = {digest: version for version, digest in sorted(known.items())}
-    if run is None and digests and not expected.keys() & set(digests):
+    if not ended and not expected.keys() & set(digests):
+        found.left_out.append("model.safetensors: the ledger has no end, so it can't be said which version this is")
+    elif run is None and digests and not expected.keys() & set(digests):
         found.left_out.append(
             f"model.safetensors: only the script knows which of its tensors are buffers; by name alone its digest is "
             f"{digests[0]}, that of version {max(known)} is {known[max(known)]}"
         )
     else:
         compare(found, folder.model, digests, expected)
+
+
+def check_told(folder: RunFolder, record: RunRecord, found: Found) -> None:
+    """What tells of the run beside its ledger says the same."""
+    rows, summary = read_rows(folder.metrics), read_json(folder.summary)
+    wrong = list(metrics_otherwise(rows, record))
+    if not wrong:
+        found.files.append({"file": METRICS, "version": record.version, "lines": len(rows)})
+    found.contradictions += wrong
+    if summary is None:
+        found.left_out.append(f"{SUMMARY}: there is none that could be read; a run writes it when it ends")
+        return
+    wrong = list(summary_otherwise(summary, record))
+    if not wrong:
+        found.files.append({"file": SUMMARY, "version": summary.get("version"), "digest": summary.get("digest")})
+    found.contradictions += wrong
 
 
 def compare(found: Found, path: Path, digests: list[str], expected: dict[str, int]) -> None:
@@ -288,11 +310,10 @@ def spoken(record: RunRecord, found: Found) -> list[str]:
         f"run {record.run_id}: {end if record.status != 'unfinished' else f'not ended, at version {record.version}'}"
     ]
     of_replay = [each for each in found.contradictions if each.by == "the replay"]
-    of_files = [each for each in found.contradictions if each.what.endswith(".safetensors")]
+    of_files = [each for each in found.contradictions if each.what.endswith((".safetensors", METRICS, SUMMARY))]
     of_ledger = [each for each in found.contradictions if each not in (*of_replay, *of_files)]
     lines += _titled("ledger", _wrong(of_ledger) or spoken_ledger(found.counts))
-    files = [f"{each['file']} is version {each['version']}, digest {each['digest']}" for each in found.files]
-    lines += _titled("files", [*_wrong(of_files), *files])
+    lines += _titled("files", [*_wrong(of_files), *map(spoken_file, found.files)])
     if found.replay is not None:
         lines += _titled("replay", _wrong(of_replay) or spoken_replay(found.replay, record.version))
     lines += _titled("left out", [*found.left_out, *([f"the replay: {found.refused}"] if found.refused else [])])
@@ -313,6 +334,13 @@ def spoken_ledger(counts: dict[str, int]) -> list[str]:
             f"learning rates follow the schedule; {counts['skipped']} steps skipped, {counts['orders']} orders"
         )
     return lines
+
+
+def spoken_file(file: dict[str, Any]) -> str:
+    """A file in which nothing is wrong."""
+    if "lines" in file:
+        return f"{file['file']} has {file['lines']:,} lines, each as the ledger has it"
+    return f"{file['file']} is version {file['version']}, digest {file['digest']}"
 
 
 def spoken_replay(replay: dict[str, Any], newest: int) -> list[str]:

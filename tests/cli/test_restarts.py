@@ -136,7 +136,7 @@ def test_a_stop_that_came_while_control_was_away_is_ordered_when_it_is_back(tmp_
         killed(tmp_path, "control")
         process.send_signal(signal.SIGTERM)
         code, said, summary = ended(process, tmp_path)
-    assert (code, summary["status"]) == (0, "stopped"), said
+    assert (code, summary["status"], said.count("the run stops")) == (0, "stopped", 1), said
 
 
 EVERYBODY = ("worker", "supervisor", "template", "control")

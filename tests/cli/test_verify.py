@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import sqlite3
@@ -20,10 +19,7 @@ from lightwatch import GPT
 from lightwatch.checkpoint import save_snapshot
 from lightwatch.cli.main import main
 from lightwatch.cli.recording import Recording
-from lightwatch.cli.terminal import Terminal
-from lightwatch.cli.verify import Ticker, span_of, spoken_tick
 from lightwatch.config import RunConfig, load
-from lightwatch.errors import ConfigError
 from lightwatch.flat import digest_of
 from lightwatch.job import build, finish
 from lightwatch.snapshot import Snapshot
@@ -55,11 +51,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def trained_by_order(folder: Path, run: RunConfig) -> None:
     """A run whose learning rate was ordered while version 3 was made, as control would have written it down."""
     shutil.copytree(folder.parent / "1", folder)
-    (folder / "ledger.db").unlink()
-    with Ledger.open(folder / "ledger.db", "cafe") as ledger:
+    for name in ("ledger.db", "summary.json"):
+        (folder / name).unlink()
+    with Ledger.open(folder / "ledger.db", "cafe") as ledger, (folder / "metrics.jsonl").open("wb") as metrics:
         sync = Recording(
             ledger,
-            io.BytesIO(),
+            metrics,
             tell=lambda row: None,
             keep=lambda model: finish(model, folder, 0),
             configured=lambda config: None,
@@ -145,7 +142,7 @@ def test_json_is_one_object_with_all_that_was_found(runs: Path, verify: Command)
     found = json.loads(line)
     assert result.returncode == 0 and result.stderr == ""
     assert (found["verdict"], found["status"], found["contradictions"]) == ("holds", "completed", [])
-    assert found["ledger"]["samples"] == 34 and [each["version"] for each in found["files"]] == [0, STEPS]
+    assert found["ledger"]["samples"] == 34 and [each["version"] for each in found["files"]] == [0, STEPS, STEPS, STEPS]
     del found["replay"]["seconds"]
     assert found["replay"] == {"from": 2, "to": 5, "checks": 4, "digests": 2, "equal": True}
 
@@ -260,6 +257,28 @@ def test_one_byte_of_the_model_is_found(place: int, verify: Command, copy: Calla
     contradicted(verify(model.parent), "version 6, model.safetensors: expected")
 
 
+def test_metrics_and_a_summary_that_say_otherwise_are_found(verify: Command, copy: Callable[[str], Path]) -> None:
+    """They are read from the folder as it is."""
+    file = copy("1") / "metrics.jsonl"
+    file.write_text(file.read_text().replace('"skipped":false', '"loss":9.9,"skipped":false', 1))
+    contradicted(verify(file.parent), "version 1, loss in metrics.jsonl: expected")
+    file = copy("2") / "summary.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"digest": "0" * 64}))
+    contradicted(verify(file.parent), f"version {STEPS}, digest in summary.json: expected")
+
+
+def test_a_model_of_a_run_without_an_end_accuses_nobody(verify: Command, copy: Callable[[str], Path]) -> None:
+    """The spheres may have gone on after control had written its last row."""
+    folder = copy("2")
+    change(folder, "DELETE FROM run WHERE key = 'status'")
+    change(folder, "DELETE FROM versions WHERE version > 3")
+    change(folder, "DELETE FROM events WHERE kind = 'SphereClosed'")
+    (folder / "summary.json").unlink()
+    result = verify(folder)
+    assert result.returncode == 0, result.stderr
+    assert "model.safetensors: the ledger has no end" in result.stdout
+
+
 def test_v0_is_checked_where_it_was_kept(verify: Command, copy: Callable[[str], Path]) -> None:
     """Its weights are version 0's, and what the optimizer keeps beside them is as it was written."""
     folder = copy("2")
@@ -355,6 +374,7 @@ Trainer(model, data, TrainingConfig(max_steps=3, micro_batches=2, batch_size=4))
 
 def test_what_can_not_be_verified_is_a_sentence(runs: Path, tmp_path: Path, verify: Command) -> None:
     refused(verify(tmp_path / "none"), "there is no such folder", "[LW603]")
+    refused(verify(runs / "text.txt"), "this is a file", "[LW603]")
     (tmp_path / "config.toml").write_text((runs / "1" / "config.toml").read_text())
     refused(verify(tmp_path), "there is no ledger.db", "[LW531]")
     Ledger.open(tmp_path / "ledger.db", "cafe").close()
@@ -364,37 +384,3 @@ def test_what_can_not_be_verified_is_a_sentence(runs: Path, tmp_path: Path, veri
     refused(verify(runs / "1", "--steps", "4"), "--steps: expected A:B", "[LW001]")
     refused(verify(runs / "1", "--sample", "-1"), "--sample must be at least 0", "[LW002]")
     refused(verify(runs / "1", "--sample", "1", "--steps", "0:1"), "not both", "[LW001]")
-
-
-def test_a_sample_is_the_first_versions() -> None:
-    assert span_of(None, None, 180) == (0, 20) and span_of(None, None, 7) == (0, 7)
-    assert span_of(None, 50, 180) == (0, 50) and span_of(None, 0, 180) is None
-    assert span_of((3, 9), None, 180) == (3, 9)
-    with pytest.raises(ConfigError, match="got 3:181"):
-        span_of((3, 181), None, 180)
-
-
-def test_a_replay_shows_how_long_it_will_take_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Elsewhere not a byte."""
-
-    class Screen(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    screen = Screen()
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("sys.stdout", screen)
-    now_s = iter([0.0, 10.0, 11.0, 12.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(now_s))
-    ticker = Ticker(Terminal())
-    ticker.last = 10
-    for made in (1, 2, 3):
-        ticker.tick(made)
-    ticker.close()
-    assert spoken_tick(2, 10, 8.0) in screen.getvalue() and "version 3/10, 7 s left" in screen.getvalue()
-    assert screen.getvalue().endswith("\r\x1b[K")
-    silent = io.StringIO()
-    monkeypatch.setattr("sys.stdout", silent)
-    monkeypatch.setattr("time.monotonic", lambda: 0.0)
-    Ticker(Terminal()).tick(3)
-    assert silent.getvalue() == ""
