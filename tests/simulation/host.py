@@ -1,0 +1,171 @@
+"""A machine on which control runs: the shipped Server whole, on a disk and behind a door of the simulated world."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, cast
+
+import control.server
+from control.config import Settings
+from control.events import Event, GenerationBegun, GenerationProposed, RunEnded
+from control.protocol import NO_GENERATION, Answer, Event as Story, Go, Orders, Tick, ToSphere, View, Welcome
+from control.server import Server
+from tests.simulation import laws
+from tests.simulation.disk import Disk
+from tests.simulation.laws import Told
+from tests.simulation.network import Gate
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+NOTHING = Told(NO_GENERATION, NO_GENERATION, 0, -1)
+
+
+class Died(BaseException):
+    """Control is killed here."""
+
+
+class Points:
+    """In place of control.points: whose turn it is says what it says."""
+
+    host: Host
+
+    def before(self, message: ToSphere | Answer) -> None:
+        self.host.says(message, "before")
+
+    def after(self, message: ToSphere | Answer) -> None:
+        self.host.says(message, "after")
+
+
+class Control(Server):
+    """The shipped one. What breaks in it breaks a law, and each of its facts is looked at."""
+
+    host: Host
+
+    def _broke(self, error: Exception, now_s: float) -> None:
+        if isinstance(error, laws.Broken):
+            raise error
+        laws.nobody_breaks(error, "control")
+
+    def _happen(self, event: Event, now_s: float) -> None:
+        before = self.state.versions.version
+        super()._happen(event, now_s)
+        laws.versions_only_rise((before,), (self.state.versions.version,), "control")
+        self.host.world.mark(type(event).__name__)
+        match event:
+            case GenerationProposed():
+                laws.generations_only_rise(self.host.world.newest_heard(), event.generation)
+                self.host.world.say("control", f"calls {event.generation} of {laws.members_of(event.members)}")
+            case GenerationBegun():
+                self.host.world.begun(event)
+            case RunEnded():
+                self.host.world.say("control", f"ends the run: {event.status}, {event.reason}")
+                laws.the_run_does_not_fail(event)
+            case _:
+                pass
+
+
+class Host:
+    """One disk, and the control that is started on it, again after each death. adopt: told that the former one is dead
+    and its ledger lost."""
+
+    def __init__(self, world: World, name: str, adopt: bool = False) -> None:
+        self.world, self.name, self.adopt = world, name, adopt
+        self.chance = random.Random(f"{world.seed}/{name}")
+        self.disk = Disk(self._strikes, world.may_cut_power)
+        self.gate = Gate(self)
+        self.server: Control | None = None
+        self.told = NOTHING
+        self.awake_s = 0.0
+        self.stopped_s = self.stopped_until_s = 0.0
+        self.back_s = 0.0
+
+    @property
+    def acts(self) -> bool:
+        """Whether it is up and not stopped."""
+        return self.server is not None and self.stopped_until_s <= self.world.now_s
+
+    def start(self) -> None:
+        """The next incarnation."""
+        world = self.world
+        world.points.host = self
+        self.awake_s = 0.0
+        clock = type("Clock", (), {"now_s": lambda _: self.awake_s})
+        cast(Any, control.server).AwakeClock = clock
+        settings = Settings(
+            folder=self.disk.folder, run_id="run", tree=world.tree, silence_s=world.silence_s, adopt=self.adopt
+        )
+        try:
+            ledger = self.disk.opened()
+            ledger.set("tree", world.tree)
+            server = Control(settings, ledger, cast(Any, self.gate))
+        except Died:
+            self.die(0.5)
+            return
+        server.host = self
+        self.server = server
+        world.say(self.name, f"control {ledger.incarnation} is up")
+        world.mark("control up")
+        if not self.adopt:
+            laws.nothing_acknowledged_is_forgotten(self.told, world.answered_by(self), server.state)
+
+    def turn(self, dt_s: float) -> int | None:
+        """Its exit code once it ends."""
+        if self.server is None:
+            if self.world.now_s >= self.back_s:
+                self.start()
+            return None
+        if self.stopped_until_s > self.world.now_s:
+            return None
+        self.world.points.host = self
+        self.awake_s += min(dt_s, control.server.LATE_S)
+        self.disk.look()
+        try:
+            return self.server.turn(self.awake_s)
+        except Died:
+            self.die(self.world.back_s)
+            return None
+
+    def die(self, back_s: float) -> None:
+        """The process is killed; it is started again after so many silences."""
+        if self.server is not None:
+            self.world.say(self.name, "control dies")
+        self.server = None
+        self.disk.crash()
+        if self.disk.tear(self.chance):
+            self.world.mark("torn line")
+        self.back_s = self.world.now_s + back_s * self.world.silence_s
+        for wire in self.gate.wires:
+            wire.cut()
+        self.gate = Gate(self)
+
+    def _strikes(self) -> None:
+        self.world.mark("write")
+
+    def says(self, message: ToSphere | Answer, when: str) -> None:
+        """A message leaves, or has left."""
+        told = self.told
+        if when == "before":
+            laws.nothing_is_said_before_it_is_kept(self.disk.is_open, message)
+            match message:
+                case View():
+                    self.told = told._replace(view=message.generation, orders=max(told.orders, len(message.orders)))
+                case Go():
+                    self.told = told._replace(go=message.generation)
+                case Orders():
+                    self.told = told._replace(orders=max(told.orders, message.orders[-1].number))
+                case Tick() | Welcome():
+                    self.told = told._replace(rows=max(told.rows, message.rows_held))
+                case _:
+                    pass
+        if not isinstance(message, Tick | Answer):
+            self.world.mark(f"{when} {type(message).__name__}")
+
+    def answers(self, message: Answer | Story) -> None:
+        """To the client."""
+        laws.nothing_is_said_before_it_is_kept(self.disk.is_open, message)
+        if isinstance(message, Answer):
+            self.world.client.hear(message)
+
+    def close(self) -> None:
+        self.disk.close()

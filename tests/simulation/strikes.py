@@ -1,0 +1,306 @@
+"""What each kind of fault does to a world, and how all is mended in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tests.simulation import laws
+from tests.simulation.faults import MOMENTS_OF_CONTROL, Fault
+from tests.simulation.host import NOTHING, Host
+
+if TYPE_CHECKING:
+    from tests.simulation.sphere import Sphere
+    from tests.simulation.world import World
+
+WHILE_CONTROL_ACTS = frozenset((*MOMENTS_OF_CONTROL, "before Welcome"))
+NODES_MOST = 15
+
+
+def strike(world: World, fault: Fault) -> None:
+    """It happens now, if there is still somebody for it to happen to."""
+    sphere = world.at(fault.who[0])
+    of_a_sphere, of_the_world = OF_A_SPHERE.get(fault.kind), OF_THE_WORLD.get(fault.kind)
+    if of_the_world is not None:
+        world.say("world", str(fault))
+        of_the_world(world, fault)
+    elif sphere is not None and of_a_sphere is not None:
+        world.say("world", f"{fault} {sphere}")
+        of_a_sphere(world, sphere, fault)
+    else:
+        return
+    world.mark(f"fault {fault.kind}")
+
+
+# ---------------------------------------------------------------- of one sphere
+
+
+def _dies(world: World, sphere: Sphere, fault: Fault) -> None:
+    world.gone(sphere, True, fault.proof, fault.back_s)
+
+
+def _group_dies(world: World, sphere: Sphere, fault: Fault) -> None:
+    group = sphere.path.rpartition("/")[0]
+    for each in world.spheres:
+        if each.alive and each.path.rpartition("/")[0] == group:
+            world.gone(each, True, fault.proof, fault.back_s)
+
+
+def _breaks(world: World, sphere: Sphere, fault: Fault) -> None:
+    sphere.breaks = True
+
+
+def _hangs(world: World, sphere: Sphere, fault: Fault) -> None:
+    sphere.hung_until_s = world.now_s + 2 * fault.for_s * world.silence_s
+
+
+def _stops(world: World, sphere: Sphere, fault: Fault) -> None:
+    sphere.stopped_s, sphere.frozen_until_s = world.now_s, world.now_s + fault.for_s * world.silence_s
+
+
+def _connection_breaks(world: World, sphere: Sphere, fault: Fault) -> None:
+    world.cut(sphere)
+    if fault.luck < 0.5:
+        world.deaf[sphere.path] = (world.now_s, world.now_s + fault.luck * world.silence_s, True, True)
+
+
+def _deaf(up: bool, down: bool) -> Callable[[World, Sphere, Fault], None]:
+    def fall(world: World, sphere: Sphere, fault: Fault) -> None:
+        until_s = world.now_s + fault.for_s * world.silence_s
+        world.deaf[sphere.path] = (world.now_s, until_s, up, down)
+        wire = sphere.link.toy_line.wire
+        if wire is not None:
+            wire.up.deaf_s = (world.now_s, until_s) if up else wire.up.deaf_s
+            wire.down.deaf_s = (world.now_s, until_s) if down else wire.down.deaf_s
+
+    return fall
+
+
+def _apart(both: bool) -> Callable[[World, Sphere, Fault], None]:
+    def part(world: World, sphere: Sphere, fault: Fault) -> None:
+        other = world.at(fault.who[1])
+        if other is None or other is sphere:
+            return
+        until_s = world.now_s + 2 * fault.for_s * world.silence_s
+        world.say("network", f"nothing of {sphere} comes to {other}" + (", nor back" if both else ""))
+        world.apart[sphere.path, other.path] = until_s
+        if both:
+            world.apart[other.path, sphere.path] = until_s
+
+    return part
+
+
+def _memory_flips(world: World, sphere: Sphere, fault: Fault) -> None:
+    sphere.flips = "memory"
+
+
+def _update_flips(world: World, sphere: Sphere, fault: Fault) -> None:
+    sphere.flips = "update"
+
+
+def _slow(world: World, sphere: Sphere, fault: Fault) -> None:
+    world.slow(sphere.path, 1.0)
+    sphere.pace_s = 1.0
+
+
+# ---------------------------------------------------------------- of the world
+
+
+def _all_die(world: World, fault: Fault) -> None:
+    for place, sphere in enumerate(list(world.spheres)):
+        if sphere.alive:
+            world.gone(sphere, True, fault.proof or place % 2 == 0, fault.back_s)
+
+
+def _control_dies(world: World, fault: Fault) -> None:
+    if world.host.server is not None:
+        world.host.die(fault.back_s)
+
+
+def _power_cut(world: World, fault: Fault) -> None:
+    _control_dies(world, fault)
+    world.host.disk.cut_power()
+    world.host.told = world.host.told._replace(rows=NOTHING.rows)
+
+
+def _control_stops(world: World, fault: Fault) -> None:
+    world.host.stopped_s = world.now_s
+    world.host.stopped_until_s = world.now_s + fault.for_s * world.silence_s
+
+
+def _remembers(world: World) -> bool:
+    return any(each.alive and each.link.remembers for each in world.spheres)
+
+
+def _anew(world: World) -> None:
+    """A control on an empty disk takes the spheres' word for what the run is."""
+    world.host = world.door = Host(world, f"host {len(world.retired) + len(world.hosts) + 1}", adopt=True)
+    world.hosts.append(world.host)
+    world.lost_disk = True
+    world.client.forget()
+
+
+def _disk_lost(world: World, fault: Fault) -> None:
+    if not _remembers(world) or world.host.adopt:
+        return
+    _control_dies(world, fault)
+    retire(world, world.host)
+    _anew(world)
+    world.host.back_s = world.now_s + fault.back_s * world.silence_s
+
+
+def _stale(world: World, fault: Fault) -> None:
+    """Somebody starts a control with another disk, and spheres find it instead of theirs for a while."""
+    stale = Host(world, f"stale host {fault.number}")
+    world.hosts.append(stale)
+    world.door = stale
+    for place, sphere in enumerate(world.spheres):
+        if place % 2 == 0:
+            world.cut(sphere)
+
+    def back() -> None:
+        world.door = world.host
+        retire(world, stale)
+
+    world.later.append((world.now_s + fault.for_s * world.silence_s, back))
+
+
+def _succeeded(world: World, fault: Fault) -> None:
+    """Control's machine stops and is taken for dead; another one with an empty disk adopts the run; then it wakes."""
+    if not _remembers(world) or world.host.adopt:
+        return
+    old, silence_s = world.host, world.silence_s
+    old.stopped_s, old.stopped_until_s = world.now_s, world.now_s + 4.0 * silence_s
+
+    def take_over() -> None:
+        if world.host is old and _remembers(world):
+            _anew(world)
+
+    def wake() -> None:
+        if world.host is not old:
+            world.door = old
+            for sphere in world.spheres[: 1 + int(fault.luck * len(world.spheres))]:
+                world.cut(sphere)
+
+    def settle() -> None:
+        world.door = world.host
+
+    world.later.append((world.now_s + 1.6 * silence_s, take_over))
+    world.later.append((world.now_s + 4.2 * silence_s, wake))
+    world.later.append((world.now_s + 5.4 * silence_s, settle))
+
+
+def _joiner(world: World, fault: Fault) -> None:
+    if len({part for path in world.paths for part in _nodes(path)}) + 1 >= NODES_MOST:
+        return
+    beside = world.paths[fault.who[0] % len(world.paths)].rpartition("/")[0]
+    name = f"new{fault.number}"
+    path = f"{beside}/{name}" if beside else name
+    world.paths = (*world.paths, path)
+    world.born(path)
+
+
+def _nodes(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _order(world: World, fault: Fault) -> None:
+    if fault.kind == "pause":
+        world.paused = True
+    world.client.order(fault.kind)
+
+
+def _again(world: World, fault: Fault) -> None:
+    world.client.again(fault.luck)
+
+
+OF_A_SPHERE: dict[str, Callable[[World, Sphere, Fault], None]] = {
+    "sphere dies": _dies,
+    "group dies": _group_dies,
+    "collective breaks": _breaks,
+    "sphere hangs": _hangs,
+    "sphere stops": _stops,
+    "connection breaks": _connection_breaks,
+    "deaf upwards": _deaf(up=True, down=False),
+    "deaf downwards": _deaf(up=False, down=True),
+    "deaf both ways": _deaf(up=True, down=True),
+    "peers apart": _apart(both=True),
+    "peers apart one way": _apart(both=False),
+    "memory flips": _memory_flips,
+    "update flips": _update_flips,
+    "slow": _slow,
+}
+
+OF_THE_WORLD: dict[str, Callable[[World, Fault], None]] = {
+    "all die": _all_die,
+    "control dies": _control_dies,
+    "power cut": _power_cut,
+    "control stops": _control_stops,
+    "disk lost": _disk_lost,
+    "stale control": _stale,
+    "succeeded": _succeeded,
+    "joiner": _joiner,
+    "pause": _order,
+    "resume": _order,
+    "stop": _order,
+    "rate": _order,
+    "again": _again,
+}
+
+
+# ---------------------------------------------------------------- mending
+
+
+def retire(world: World, host: Host) -> None:
+    """Its process is killed for good."""
+    if host in world.hosts:
+        world.hosts.remove(host)
+    if host.server is not None:
+        host.die(0.0)
+    world.retired.append(host)
+
+
+def fenced(world: World, host: Host) -> None:
+    """A control has ended itself, since another one acts. If it was the one to act, it is told to adopt."""
+    if host is not world.host:
+        world.retired.append(host)
+        if world.door is host:
+            world.door = world.host
+        return
+    laws.only_the_superseded_are_fenced(world.lost_disk, host.name)
+    host.die(0.3)
+    host.adopt = True
+    world.hosts.append(host)
+
+
+def heal(world: World) -> None:
+    """From here on nothing is broken any more."""
+    world.say("world", "all is mended")
+    world.deaf.clear()
+    world.apart.clear()
+    world.later.clear()
+    world.door = world.host
+    for host in list(world.hosts):
+        for wire in host.gate.wires:
+            wire.up.deaf_s = wire.down.deaf_s = (0.0, -1.0)
+        if host is not world.host:
+            retire(world, host)
+    world.host.stopped_until_s = 0.0
+    if world.host.adopt and not _remembers(world):
+        _begin_anew(world)
+    for sphere in world.spheres:
+        sphere.frozen_until_s = sphere.hung_until_s = 0.0
+        sphere.breaks = False
+    if world.paused:
+        world.client.order("resume")
+
+
+def _begin_anew(world: World) -> None:
+    """Nobody is left who remembers the run: a person gives up adopting it."""
+    state = world.host.server.state if world.host.server is not None else None
+    if state is None or state.begun is None:
+        world.host.die(0.2)
+        world.host.adopt = False
+        world.foundings = 0
+        world.founding = None

@@ -1,0 +1,337 @@
+"""A world in which control's own code runs with toy spheres, on a clock of its own: every run from one seed.
+
+What may happen is in faults.py, what must hold in laws.py. After `lasts` all is mended, and then the run has to end.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Collection
+
+from control.events import GenerationBegun
+from control.protocol import Generation, Proof
+from control.report import alarm_of
+from control.server import FENCED
+from control.tree import parse_tree
+from lightwatch.sync import Position
+from spheres.words import position_of
+from tests.simulation import laws, strikes
+from tests.simulation.client import Client
+from tests.simulation.faults import Fault, planned, theme_of, tree_of
+from tests.simulation.group import Meetings
+from tests.simulation.host import Died, Host, Points
+from tests.simulation.network import Wire
+from tests.simulation.sphere import Sphere
+
+LASTS = 14.0
+"""Silences in which things happen."""
+BOUND_S, BOUND_SILENCES = 100.0, 60.0
+"""How long a run may go on once all is mended: a takeover and a bar take a minute and a half at most."""
+
+
+class World:
+    """One run. left_out: numbers of the faults that are not to happen."""
+
+    def __init__(self, seed: int, left_out: Collection[int] = ()) -> None:
+        self.seed = seed
+        self.chance = random.Random(f"{seed}/world")
+        self.silence_s = self.chance.choice((1.0, 2.0, 5.0))
+        self.moves = self.chance.choice((2, 3, 5))
+        self.units = self.chance.choice((2, 3, 4, 4, 5, 8))
+        self.last = self.chance.choice((3, 4, 5, 6, 10))
+        self.overflows = set(self.chance.sample(range(self.last), self.chance.randrange(3)))
+        self.tree = tree_of(seed)
+        self.paths = parse_tree(self.tree)
+        self.blind = set(self.chance.sample(self.paths[1:], min(self.chance.randrange(2), len(self.paths) - 1)))
+        self.proof = Proof(fingerprint={"torch": "2"}, micro_batches=self.units, max_steps=self.last)
+        self.heal_s = LASTS * self.silence_s
+        self.now_s = 0.0
+        self.log: list[tuple[float, object, str]] = []
+        self.counts: Counter[str] = Counter({f"theme {theme_of(seed)}": 1})
+        self.may_cut_power = False
+        self.faults = planned(seed, LASTS, left_out)
+        self.may_cut_power = any(fault.kind == "power cut" for fault in self.faults)
+        self._timed = sorted((fault for fault in self.faults if fault.after is None), key=lambda fault: -fault.at_s)
+        self._waiting: dict[tuple[str, int], list[Fault]] = {}
+        for fault in self.faults:
+            if fault.after is not None:
+                self._waiting.setdefault(fault.after, []).append(fault)
+        self._due: list[Fault] = []
+        self.back_s = 1.0
+        self.points = Points()
+        self.client = Client(self)
+        self.meetings = Meetings()
+        self.spheres: list[Sphere] = []
+        self.by_sphere: dict[int, Sphere] = {}
+        self.newborn: list[tuple[float, str, int]] = []
+        self._pids = 100
+        self._lives: Counter[str] = Counter()
+        self._slow: dict[str, float] = {}
+        self.deaf: dict[str, tuple[float, float, bool, bool]] = {}
+        self.apart: dict[tuple[str, str], float] = {}
+        self.has_v0 = self.is_spoilt = self.lost_disk = False
+        self.founding: Generation | None = None
+        self.foundings = 0
+        self.paused = False
+        self.later: list[tuple[float, Callable[[], None]]] = []
+        self.retired: list[Host] = []
+        self.tails_met: dict[tuple[Generation, int], bool] = {}
+        self._tail_began: dict[tuple[Generation, Position], int] = {}
+        self._first_step: dict[Generation, int] = {}
+        self._events = 0
+        self._told: dict[tuple[Generation, str], object] = {}
+        self.host = Host(self, "host")
+        self.hosts = [self.host]
+        self.door = self.host
+        self.ended = ""
+        for path in self.paths:
+            self.born(path)
+
+    # ---------------------------------------------------------------- the story
+
+    def say(self, who: object, what: str) -> None:
+        self.log.append((self.now_s, who if isinstance(who, str) else repr(who), what))
+
+    def mark(self, name: str) -> None:
+        """Something happened: count it, and let a fault that waits for it strike. Control's own death strikes here."""
+        self._events += 1
+        self.counts[name] += 1
+        for fault in self._waiting.pop((name, self.counts[name]), ()):
+            self._due.append(fault)
+            if fault.kind in ("control dies", "power cut") and name in strikes.WHILE_CONTROL_ACTS:
+                self.back_s = fault.back_s
+                raise Died
+
+    def strike(self) -> None:
+        """What is due happens now, between two moves."""
+        while self._due:
+            fault = self._due.pop(0)
+            if self.now_s < self.heal_s:
+                strikes.strike(self, fault)
+
+    # ---------------------------------------------------------------- spheres
+
+    def born(self, path: str, former: int = 0) -> None:
+        self._pids += 1
+        self._lives[path] += 1
+        chance = random.Random(f"{self.seed}/{path}/{self._lives[path]}")
+        self.spheres.append(Sphere(self, path, self._pids, former, chance))
+
+    def gone(self, sphere: Sphere, succeeded: bool, proof: bool = True, back_s: float = 0.5) -> None:
+        """A process has ended; its supervisor starts another, and mostly knows that this one is dead."""
+        sphere.alive = False
+        self.meetings.leave(sphere.generation, sphere.sphere)
+        self.cut(sphere)
+        if succeeded:
+            at_s = self.now_s + back_s * self.silence_s
+            self.newborn.append((at_s, sphere.path, sphere.pid if proof else 0))
+
+    def cut(self, sphere: Sphere) -> None:
+        wire = sphere.link.toy_line.wire
+        if wire is not None:
+            wire.cut()
+
+    def connect(self, sphere: Sphere) -> None:
+        """A sphere without a connection tries to make one."""
+        host = self.door if sphere.link.heard.incarnation else self.host
+        if not host.acts or self.is_cut_off(sphere.path) or sphere.chance.random() < 0.5:
+            return
+        wire = Wire(sphere.identity, host, sphere.chance, self.silence_s)
+        host.gate.connect(wire)
+        sphere.link.toy_line.now_s = self.now_s
+        sphere.link.connect(wire)
+        self.mark("connection made")
+
+    def is_cut_off(self, path: str) -> bool:
+        since_s, until_s, _, _ = self.deaf.get(path, (0.0, -1.0, False, False))
+        return since_s <= self.now_s < until_s
+
+    def at(self, place: int) -> Sphere | None:
+        """Who lives at a place of the tree now."""
+        path = self.paths[place % len(self.paths)]
+        return next((each for each in self.spheres if each.alive and each.path == path), None)
+
+    def pace_of(self, path: str) -> float:
+        return self._slow.get(path, 0.1)
+
+    def slow(self, path: str, pace_s: float) -> None:
+        self._slow[path] = pace_s
+
+    def reads_v0(self, path: str) -> bool:
+        return self.has_v0 and path not in self.blind
+
+    def write_v0(self, position: Position) -> None:
+        """By the first of the first generation."""
+        if position == Position() and not self.has_v0:
+            self.has_v0 = True
+
+    def is_deaf_to(self, sphere: int, other: int) -> bool:
+        """Whether nothing of the other's comes to this one."""
+        one, two = self.by_sphere.get(sphere), self.by_sphere.get(other)
+        return one is not None and two is not None and self.apart.get((two.path, one.path), -1.0) > self.now_s
+
+    def reaches(self, sphere: int, other: int) -> bool:
+        """Whether a question of this one is answered by the other."""
+        two = self.by_sphere.get(other)
+        if two is None or not two.alive or two.frozen_until_s > self.now_s:
+            return False
+        return not self.is_deaf_to(sphere, other) and not self.is_deaf_to(other, sphere)
+
+    # ---------------------------------------------------------------- what is known from outside
+
+    @property
+    def answered(self) -> dict[int, int]:
+        """Order -> the version from which it holds, as a client was told."""
+        return self.client.versions
+
+    def answered_by(self, host: Host) -> dict[int, int]:
+        return self.answered if host is self.host else {}
+
+    def newest_heard(self) -> Generation:
+        """The newest generation that anybody who lives has heard of."""
+        if self.points.host is not self.host:
+            return (0, 0)
+        return max((each.link.heard.generation for each in self.spheres if each.alive), default=(0, 0))
+
+    def heard_of(self, generation: Generation, what: str, told: object) -> None:
+        known = self._told.setdefault((generation, what), told)
+        laws.a_generation_has_one_meaning(known, told, generation)
+
+    def begun(self, event: GenerationBegun) -> None:
+        """Control has written a generation's beginning."""
+        at = f"{event.generation} begins at {tuple(position_of(event.position))}"
+        self.say("control", f"{at}, keeps {event.keep}, deals {event.deal}")
+        if event.founding:
+            self.foundings += 1
+            self.founding = event.generation
+            laws.a_run_is_founded_once(self.foundings)
+
+    def is_over(self, generation: Generation) -> bool:
+        state = self.host.server.state if self.host.server is not None else None
+        return state is None or generation != state.running
+
+    def enters_tail(self, sphere: Sphere) -> None:
+        self.mark("tail entered")
+        self._tail_began.setdefault((sphere.generation, sphere.place.position), self._events)
+
+    def stands(self, sphere: Sphere) -> None:
+        """A sphere has come to where a generation begins."""
+        if sphere.weights.spoilt:
+            self.is_spoilt = True
+
+    def finished_step(self, sphere: Sphere, start: Position) -> None:
+        """A sphere has made a version."""
+        self.mark("version made")
+        version = start.version + 1
+        self.say(sphere, f"makes version {version} as {sphere.weights.digest[:6]}, order {sphere.place.in_force.number}")
+        self._first_step.setdefault(sphere.generation, self._events)
+        later = [at for generation, at in self._first_step.items() if generation > sphere.generation]
+        began = self._tail_began.get((sphere.generation, start))
+        if began is not None:
+            laws.only_one_tree_trains(began, later, sphere)
+        if not sphere.weights.spoilt and not self.is_spoilt:
+            laws.one_digest_a_version(self._known(version, sphere), sphere.weights.digest, version, sphere)
+
+    def _known(self, version: int, maker: Sphere) -> str | None:
+        """What somebody else who lives holds of this very version."""
+        for other in self.spheres:
+            if other is not maker and other.alive and other.holds_state and not other.weights.spoilt:
+                if other.place.position.version == version and other.is_in:
+                    return other.weights.digest
+        return None
+
+    # ---------------------------------------------------------------- the schedule
+
+    def step(self) -> None:
+        quiet = self.now_s > self.heal_s and not self._moved
+        dt_s = (0.3 if quiet else self.chance.choice((0.02, 0.05, 0.1, 0.3))) * self.silence_s
+        self.now_s += dt_s
+        while self._timed and self._timed[-1].at_s * self.silence_s <= self.now_s:
+            self._due.append(self._timed.pop())
+        self.strike()
+        if self.now_s >= self.heal_s and not self._healed:
+            self._healed = True
+            strikes.heal(self)
+        for due in [each for each in self.later if each[0] <= self.now_s]:
+            self.later.remove(due)
+            due[1]()
+        for born in [each for each in self.newborn if each[0] <= self.now_s]:
+            self.newborn.remove(born)
+            self.born(born[1], born[2])
+        self.spheres = [sphere for sphere in self.spheres if sphere.alive]
+        self._silences()
+        self._moved = False
+        for sphere in self.chance.sample(self.spheres, len(self.spheres)):
+            if sphere.link.toy_line.wire is None and sphere.alive and sphere.frozen_until_s <= self.now_s:
+                self.connect(sphere)
+            if sphere.alive:
+                self._moved |= sphere.turn()
+                self.strike()
+        self.client.turn()
+        for host in list(self.hosts):
+            code = host.turn(dt_s)
+            self.strike()
+            if code is not None:
+                self._exits(host, code)
+
+    _moved = _healed = False
+
+    def _silences(self) -> None:
+        for host in self.hosts:
+            for wire in host.gate.wires:
+                wire.fall_silent(self.now_s)
+        for sphere in self.spheres:
+            wire = sphere.link.toy_line.wire
+            if wire is None:
+                continue
+            if sphere.frozen_until_s - self.now_s > 0 and self.now_s - sphere.stopped_s > self.silence_s:
+                wire.above = False
+            if wire.host.stopped_until_s > self.now_s and self.now_s - wire.host.stopped_s > self.silence_s:
+                wire.cut()
+
+    def _exits(self, host: Host, code: int) -> None:
+        self.hosts.remove(host)
+        if code == FENCED:
+            self.say(host.name, "control is fenced, and acts no more")
+            self.mark("control fenced")
+            strikes.fenced(self, host)
+            return
+        assert host.server is not None and host.server.state.ended is not None
+        self.ended = host.server.state.ended.status
+        if host is self.host:
+            self._audit(host)
+
+    def run(self) -> str:
+        """To the end, which there has to be. Raises Broken."""
+        bound_s = BOUND_S + BOUND_SILENCES * self.silence_s
+        while not self.ended:
+            self.step()
+            if self.now_s - self.heal_s > bound_s:
+                laws.the_run_ends_in_time(self.now_s - self.heal_s, bound_s, self._where())
+        self.mark(f"run {self.ended}")
+        return self.ended
+
+    def _where(self) -> str:
+        server = self.host.server
+        if server is None:
+            return "control is away"
+        alarm = alarm_of(server.state, self.now_s)
+        return alarm or ", ".join(f"{each}: {each.link.standing.phase.value}" for each in self.spheres)
+
+    def _audit(self, host: Host) -> None:
+        """What the ledger and metrics.jsonl say in the end."""
+        server = host.server
+        assert server is not None
+        state, ledger = server.state, server.ledger
+        if state.begun is None or self.is_spoilt or self.lost_disk:
+            return
+        rows = ledger.rows_after(0)
+        laws.rows_say_which_order_held(rows, state.orders)
+        laws.versions_are_the_clean_ones(rows, state.orders, self.units)
+        laws.a_version_has_one_line(host.disk.metrics, rows[-1].version if rows else 0)
+
+    def close(self) -> None:
+        """Drop the disks."""
+        for host in {id(each): each for each in (*self.hosts, self.host, *self.retired)}.values():
+            host.close()
