@@ -184,11 +184,12 @@ def orders_have_no_gap(numbers: Sequence[int], who: object) -> None:
 
 
 def rows_say_which_order_held(rows: Iterable[Row], orders: Sequence[Order]) -> None:
-    """Each row names the newest order that the ledger says was in force from its version on."""
+    """Each row names the newest order in force from its version on; only what ends a pause may follow at that version."""
     for row in rows:
-        held = max((each.wanted.number for each in orders if each.version is not None and each.version <= row.version),
-                   default=0)  # fmt: skip
-        if row.in_force != held:
+        since = [each for each in orders if each.version is not None and each.version <= row.version]
+        held = since[-1].wanted.number if since else 0
+        paused = [each.version == row.version and orders[row.in_force - 1].wanted.paused for each in since[row.in_force :]]
+        if row.in_force > held or not all(paused):
             _broken(f"the row of version {row.version} says order {row.in_force}, the orders say {held}")
 
 

@@ -95,6 +95,10 @@ class ToyLink(Link):
         if self._owner.alive:
             self._flush()
 
+    def flush(self) -> None:
+        """What the main thread has just said goes out."""
+        self._flush()
+
     def _hear(self, message: ToSphere) -> None:
         before = self._heard
         if isinstance(message, Welcome):

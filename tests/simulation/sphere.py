@@ -111,6 +111,8 @@ class Sphere:
                 break
             moved = True
             self.world.strike()
+        if self.alive:
+            self.link.flush()
         return moved
 
     def _move(self) -> bool:
@@ -471,7 +473,7 @@ class Sphere:
         laws.an_answered_order_holds_from_its_version(world.answered, before.version, place.in_force.number, self)
         self.weights = updated(self.weights, (unit for unit, _ in sums.elements()), rate)
         if self.flips == "update":
-            self.weights = self.weights._replace(digest="flipped " + self.weights.digest, spoilt=True)
+            self.weights = self.weights._replace(digest=f"flipped {self.sphere} {self.weights.digest}", spoilt=True)
             self.flips = ""
         order = place.order_after(before.version + 1, cast(Tail, agreed.tail).seen)
         place.in_force = self._obeyed(order)

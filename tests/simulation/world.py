@@ -81,6 +81,8 @@ class World:
         self._first_step: dict[Generation, int] = {}
         self._events = 0
         self._told: dict[tuple[Generation, str], object] = {}
+        self._idle = 0
+        self._healed = False
         self.host = Host(self, "host")
         self.hosts = [self.host]
         self.door = self.host
@@ -244,7 +246,7 @@ class World:
     # ---------------------------------------------------------------- the schedule
 
     def step(self) -> None:
-        quiet = self.now_s > self.heal_s and not self._moved
+        quiet = self.now_s > self.heal_s and self._idle > 3
         dt_s = (0.3 if quiet else self.chance.choice((0.02, 0.05, 0.1, 0.3))) * self.silence_s
         self.now_s += dt_s
         while self._timed and self._timed[-1].at_s * self.silence_s <= self.now_s:
@@ -261,21 +263,20 @@ class World:
             self.born(born[1], born[2])
         self.spheres = [sphere for sphere in self.spheres if sphere.alive]
         self._silences()
-        self._moved = False
+        moved = False
         for sphere in self.chance.sample(self.spheres, len(self.spheres)):
             if sphere.link.toy_line.wire is None and sphere.alive and sphere.frozen_until_s <= self.now_s:
                 self.connect(sphere)
             if sphere.alive:
-                self._moved |= sphere.turn()
+                moved |= sphere.turn()
                 self.strike()
+        self._idle = 0 if moved else self._idle + 1
         self.client.turn()
         for host in list(self.hosts):
             code = host.turn(dt_s)
             self.strike()
             if code is not None:
                 self._exits(host, code)
-
-    _moved = _healed = False
 
     def _silences(self) -> None:
         for host in self.hosts:
