@@ -293,6 +293,8 @@ class World:
 
     def _exits(self, host: Host, code: int) -> None:
         self.hosts.remove(host)
+        for wire in host.gate.wires:
+            wire.cut()
         if code == FENCED:
             self.say(host.name, "control is fenced, and acts no more")
             self.mark("control fenced")
