@@ -66,7 +66,6 @@ class Disk:
         self._sqlite = sqlite3.connect(":memory:", isolation_level=None)
         self._may_cut = may_cut
         self._safe: bytes | None = None
-        self._lines = 0
 
     def opened(self) -> Ledger:
         """The ledger as the next control finds it."""
@@ -100,19 +99,11 @@ class Disk:
         path = self.folder / NAME
         return path.read_bytes() if path.exists() else b""
 
-    def look(self) -> None:
-        """Before a turn: what is in the journal now can't be torn by a crash in that turn."""
-        path = self.folder / NAME
-        self._lines = path.stat().st_size if path.exists() else 0
-
-    def tear(self, chance: random.Random) -> bool:
-        """The last line that was being written is cut somewhere."""
+    def tear(self, chance: random.Random) -> None:
+        """The last line was being written when the process died: it ends somewhere in the middle."""
         text = self.metrics
-        if len(text) <= self._lines:
-            return False
-        begin = max(text.rfind(b"\n", 0, len(text) - 1) + 1, self._lines)
+        begin = text.rfind(b"\n", 0, len(text) - 1) + 1
         (self.folder / NAME).write_bytes(text[: chance.randrange(begin, len(text))])
-        return True
 
     def close(self) -> None:
         self._sqlite.close()

@@ -79,6 +79,8 @@ class Host:
         self.awake_s = 0.0
         self.stopped_s = self.stopped_until_s = 0.0
         self.back_s = 0.0
+        self._line = 0
+        """The newest version in metrics.jsonl when this turn began: a later line may be torn by a crash in it."""
 
     @property
     def acts(self) -> bool:
@@ -119,7 +121,7 @@ class Host:
             return None
         self.world.points.host = self
         self.awake_s += min(dt_s, control.server.LATE_S)
-        self.disk.look()
+        self._line = self.server.journal.newest
         try:
             return self.server.turn(self.awake_s)
         except Died:
@@ -128,12 +130,13 @@ class Host:
 
     def die(self, back_s: float) -> None:
         """The process is killed; it is started again after so many silences."""
+        self.disk.crash()
         if self.server is not None:
             self.world.say(self.name, "control dies")
+            if self.server.journal.newest > self._line and self.chance.random() < 0.5:
+                self.disk.tear(self.chance)
+                self.world.mark("torn line")
         self.server = None
-        self.disk.crash()
-        if self.disk.tear(self.chance):
-            self.world.mark("torn line")
         self.back_s = self.world.now_s + back_s * self.world.silence_s
         for wire in self.gate.wires:
             wire.cut()

@@ -247,7 +247,7 @@ class World:
 
     def step(self) -> None:
         quiet = self.now_s > self.heal_s and self._idle > 3
-        dt_s = (0.3 if quiet else self.chance.choice((0.02, 0.05, 0.1, 0.3))) * self.silence_s
+        dt_s = (0.3 if quiet else self.chance.choice((0.02, 0.05, 0.1, 0.2, 0.4))) * self.silence_s
         self.now_s += dt_s
         while self._timed and self._timed[-1].at_s * self.silence_s <= self.now_s:
             self._due.append(self._timed.pop())
