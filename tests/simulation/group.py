@@ -1,4 +1,4 @@
-"""What stands for the groups of a generation: all members' contributions meet here, and may come to some and not to all."""
+"""What stands for the groups of a generation: all parts meet here, and may come to some and not to others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from control.protocol import Generation, StoreGet, StoreSet, View
 from lightwatch.sync import Position
 
 if TYPE_CHECKING:
-    from tests.simulation.sphere import Sphere
+    from tests.simulation.process import Process
 
 Waits = Iterator[bool]
 """A main thread's moves: each step of the iterator is one, False says that it only waits."""
@@ -54,7 +54,7 @@ class Meetings:
 class Group:
     """One member's groups in one generation."""
 
-    def __init__(self, owner: Sphere, view: View) -> None:
+    def __init__(self, owner: Process, view: View) -> None:
         self.ids = [member.sphere for member in view.members]
         self._owner = owner
         self._world = owner.world

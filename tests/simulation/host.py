@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import control.server
 from control.config import Settings
 from control.events import Event, GenerationBegun, GenerationProposed, RunEnded
-from control.protocol import NO_GENERATION, Answer, Event as Story, Go, Orders, Tick, ToSphere, View, Welcome
+from control.protocol import NO_GENERATION, Answer, Go, Orders, Tick, ToSphere, View, Welcome
+from control.protocol import Event as Story
 from control.server import Server
 from tests.simulation import laws
 from tests.simulation.disk import Disk
@@ -60,7 +61,7 @@ class Control(Server):
                 self.host.world.begun(event)
             case RunEnded():
                 self.host.world.say("control", f"ends the run: {event.status}, {event.reason}")
-                laws.the_run_does_not_fail(event)
+                laws.the_run_does_not_fail(event, self.host.world.flipped)
             case _:
                 pass
 

@@ -1,4 +1,4 @@
-"""The laws that hold after every event of a simulated run. Each is one function; a violation raises Broken with its name.
+"""The laws that hold after every event of a simulated run, one function each; a violation raises Broken with its name.
 
 They look from outside: at what control decided and said, at what spheres heard and made, at what clients were told.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple, NoReturn
 
@@ -140,12 +140,18 @@ def a_go_can_be_obeyed(ok: bool, what: str, who: object) -> None:
         _broken(f"{who} {what}")
 
 
-def versions_are_the_clean_ones(rows: Iterable[Row], orders: Sequence[Order], units: int) -> None:
-    """Each version in the ledger is what one undisturbed process makes of the orders that the ledger says held."""
+def versions_are_the_clean_ones(
+    rows: Iterable[Row], orders: Sequence[Order], units: int, flipped: Collection[int]
+) -> None:
+    """Each version in the ledger is what one undisturbed process makes of the orders that the ledger says held.
+
+    flipped: those that somebody told wrongly, from a memory that had failed. If control hears of no later version from
+    one who told them right, the wrong row stays.
+    """
     weights = Weights()
     for row in rows:
         weights = updated(weights, range(units), rate_of(orders, row.version - 1))
-        if row.check != weights.check:
+        if row.check != weights.check and row.version not in flipped:
             _broken(f"version {row.version} has check {row.check}, the clean one {weights.check}")
 
 
@@ -184,11 +190,13 @@ def orders_have_no_gap(numbers: Sequence[int], who: object) -> None:
 
 
 def rows_say_which_order_held(rows: Iterable[Row], orders: Sequence[Order]) -> None:
-    """Each row names the newest order in force from its version on; only what ends a pause may follow at that version."""
+    """Each row names the newest order in force from its version on; only what ends a pause may follow there."""
     for row in rows:
         since = [each for each in orders if each.version is not None and each.version <= row.version]
         held = since[-1].wanted.number if since else 0
-        paused = [each.version == row.version and orders[row.in_force - 1].wanted.paused for each in since[row.in_force :]]
+        paused = [
+            each.version == row.version and orders[row.in_force - 1].wanted.paused for each in since[row.in_force :]
+        ]
         if row.in_force > held or not all(paused):
             _broken(f"the row of version {row.version} says order {row.in_force}, the orders say {held}")
 
@@ -234,9 +242,9 @@ def a_version_has_one_line(metrics: bytes, newest: int) -> None:
 # ---------------------------------------------------------------- ends
 
 
-def the_run_does_not_fail(ended: RunEnded | None) -> None:
-    """What is tried here heals; so no run ends as failed."""
-    if ended is not None and ended.status == "failed":
+def the_run_does_not_fail(ended: RunEnded, flipped: Collection[int]) -> None:
+    """What is tried here heals; so no run ends as failed, unless a version that was told wrongly is made again."""
+    if ended.status == "failed" and not (flipped and "[LW305]" in ended.reason):
         _broken(ended.reason)
 
 

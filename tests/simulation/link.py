@@ -1,4 +1,4 @@
-"""A sphere's link to control: the shipped one, with its thread's turns and its socket taken from the simulated world."""
+"""A sphere's link to control: the shipped one, with its thread's turns and its socket taken from the simulation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.simulation import laws
 from tests.simulation.network import Line, Wire
 
 if TYPE_CHECKING:
-    from tests.simulation.sphere import Sphere
+    from tests.simulation.process import Process
 
 
 class Condition(nullcontext[None]):
@@ -31,7 +31,7 @@ PROCESS = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=0))
 
 
 def incarnation_of(message: ToSphere) -> int | None:
-    """Of the control that says so; None where the message itself doesn't tell, or says what the ledger holds for all."""
+    """Of the control that says so; None where the message doesn't tell, or says what the ledger holds for all."""
     match message:
         case Welcome() | Tick() | Orders():
             return message.incarnation
@@ -44,7 +44,7 @@ def incarnation_of(message: ToSphere) -> int | None:
 class ToyLink(Link):
     """All that Link decides is its own code; here is what drives it."""
 
-    def __init__(self, sphere: Sphere, hello: Hello, beat_s: float) -> None:
+    def __init__(self, sphere: Process, hello: Hello, beat_s: float) -> None:
         self._owner = sphere
         self._hello = hello
         self.path = hello.path

@@ -51,7 +51,7 @@ def played(seed: int, left_out: frozenset[int] = frozenset()) -> Played:
 def shrunk(first: Played, most: int = 60) -> Played:
     """The same law broken by as few of its faults as were found in so many runs."""
     best, left_out = first, frozenset[int]()
-    tried = True
+    tried = bool(first.law)
     while tried and most > 0:
         tried = False
         for number in best.faults:

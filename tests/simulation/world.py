@@ -74,6 +74,7 @@ class World:
         self.founding: Generation | None = None
         self.foundings = 0
         self.paused = False
+        self.flipped: set[int] = set()
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.retired: list[Host] = []
         self.tails_met: dict[tuple[Generation, int], bool] = {}
@@ -226,7 +227,9 @@ class World:
         """A sphere has made a version."""
         self.mark("version made")
         version = start.version + 1
-        self.say(sphere, f"makes version {version} as {sphere.weights.digest[:6]}, order {sphere.place.in_force.number}")
+        self.say(
+            sphere, f"makes version {version} as {sphere.weights.digest[:6]}, order {sphere.place.in_force.number}"
+        )
         self._first_step.setdefault(sphere.generation, self._events)
         later = [at for generation, at in self._first_step.items() if generation > sphere.generation]
         began = self._tail_began.get((sphere.generation, start))
@@ -331,7 +334,7 @@ class World:
             return
         rows = ledger.rows_after(0)
         laws.rows_say_which_order_held(rows, state.orders)
-        laws.versions_are_the_clean_ones(rows, state.orders, self.units)
+        laws.versions_are_the_clean_ones(rows, state.orders, self.units, self.flipped)
         laws.a_version_has_one_line(host.disk.metrics, rows[-1].version if rows else 0)
 
     def close(self) -> None:
