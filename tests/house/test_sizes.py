@@ -16,7 +16,7 @@ PARAMETERS = 6
 # A control process and a worker are told everything at once.
 MORE_PARAMETERS = {"lightwatch/trainer.py:__init__": 9, "control/process.py:__init__": 7, "spheres/worker.py:main": 7}
 
-SCRIPTS = [ROOT / "scripts" / name for name in ("bite", "endurance", "soak")]
+SCRIPTS = [ROOT / "scripts" / name for name in ("bite", "endurance", "simulate", "soak")]
 FILES = [*python_files(*PACKAGES, "tests", "scripts"), *SCRIPTS]
 
 

@@ -155,6 +155,12 @@ def versions_are_the_clean_ones(
             _broken(f"version {row.version} has check {row.check}, the clean one {weights.check}")
 
 
+def a_sick_claim_does_not_stand(told: int | None, held: Collection[int], version: int) -> None:
+    """What the ledger says of the last version is what those hold who agreed on it in the closing tail."""
+    if any(check != told for check in held):
+        _broken(f"the ledger has check {told} for version {version}; those who closed on it have {sorted(held)}")
+
+
 # ---------------------------------------------------------------- orders
 
 

@@ -70,3 +70,8 @@ def told(run: Played) -> str:
     lines = [f"{at_s:8.2f} s  {who:<12} {what}" for at_s, who, what in run.log[-TOLD:]]
     head = f"seed {run.seed}, {len(run.faults)} faults, {len(run.log)} lines: {run.what}"
     return "\n".join([head, *lines, f"{'':>10}  {'law broken':<12} {run.what}" if run.law else ""])
+
+
+def table(counts: Counter[str]) -> str:
+    """What happened in all runs together, and how often."""
+    return "\n".join(f"{name:<32}{count:>10,}" for name, count in sorted(counts.items()))

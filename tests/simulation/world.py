@@ -333,6 +333,9 @@ class World:
         if state.begun is None or self.is_spoilt or self.lost_disk:
             return
         rows = ledger.rows_after(0)
+        if rows and self.counts["control up"] == 1:  # else who said otherwise is forgotten
+            held = {each.weights.check for each in self.spheres if each.finished and each.is_in}
+            laws.a_sick_claim_does_not_stand(rows[-1].check, held, rows[-1].version)
         laws.rows_say_which_order_held(rows, state.orders)
         laws.versions_are_the_clean_ones(rows, state.orders, self.units, self.flipped)
         laws.a_version_has_one_line(host.disk.metrics, rows[-1].version if rows else 0)
