@@ -113,11 +113,13 @@ def _all_die(world: World, fault: Fault) -> None:
 
 
 def _control_dies(world: World, fault: Fault) -> None:
-    if world.host.server is not None:
+    if world.host.acts:  # on a machine that stands still nothing dies, nor is it started again there
         world.host.die(fault.back_s)
 
 
 def _power_cut(world: World, fault: Fault) -> None:
+    if world.host.stopped_until_s > world.now_s:
+        return
     _control_dies(world, fault)
     world.host.disk.cut_power()
     world.host.told = world.host.told._replace(rows=NOTHING.rows)
@@ -141,9 +143,8 @@ def _anew(world: World) -> None:
 
 
 def _disk_lost(world: World, fault: Fault) -> None:
-    if not _remembers(world) or world.host.adopt:
+    if not _remembers(world) or world.host.adopt or world.host.stopped_until_s > world.now_s:
         return
-    _control_dies(world, fault)
     retire(world, world.host)
     _anew(world)
     world.host.back_s = world.now_s + fault.back_s * world.silence_s
@@ -167,7 +168,7 @@ def _stale(world: World, fault: Fault) -> None:
 
 def _succeeded(world: World, fault: Fault) -> None:
     """Control's machine stops and is taken for dead; another one with an empty disk adopts the run; then it wakes."""
-    if not _remembers(world) or world.host.adopt:
+    if not _remembers(world) or not world.host.acts or world.host.adopt:
         return
     old, silence_s = world.host, world.silence_s
     old.stopped_s, old.stopped_until_s = world.now_s, world.now_s + 4.0 * silence_s

@@ -290,7 +290,7 @@ class World:
             if wire is None:
                 continue
             if sphere.frozen_until_s - self.now_s > 0 and self.now_s - sphere.stopped_s > self.silence_s:
-                wire.above = False
+                wire.cut()
             if wire.host.stopped_until_s > self.now_s and self.now_s - wire.host.stopped_s > self.silence_s:
                 wire.cut()
 
