@@ -19,13 +19,17 @@ TRIGGERS: dict[str, int] = {
 
 MOMENTS_OF_CONTROL = ("before View", "after View", "before Go", "after Go", "before End", "after End", "write")
 
+DEATHS_OF_CONTROL = ("control dies", "power cut", "lonely call")
+
 KINDS: dict[str, dict[str, int]] = {
     "deaths": {"sphere dies": 8, "group dies": 2, "collective breaks": 3, "sphere hangs": 1, "joiner": 1, "rate": 4},
     "network": {
         "connection breaks": 3, "deaf upwards": 3, "deaf downwards": 3, "deaf both ways": 3, "peers apart": 3,
         "peers apart one way": 3, "collective breaks": 3, "sphere stops": 3, "sphere dies": 1, "rate": 3,
     },
-    "control": {"control dies": 8, "control stops": 2, "sphere dies": 4, "rate": 5, "again": 2, "stop": 1},
+    "control": {
+        "control dies": 8, "lonely call": 2, "control stops": 2, "sphere dies": 4, "rate": 5, "again": 2, "stop": 1,
+    },
     "blackout": {"all die": 5, "group dies": 3, "sphere dies": 3, "control dies": 3, "rate": 6, "connection breaks": 1},
     "disk": {"power cut": 4, "disk lost": 3, "control dies": 2, "sphere dies": 3, "all die": 1, "rate": 5, "joiner": 1},
     "two controls": {"stale control": 4, "succeeded": 4, "control dies": 1, "sphere dies": 2, "rate": 3, "joiner": 1},
@@ -33,12 +37,17 @@ KINDS: dict[str, dict[str, int]] = {
         "pause": 5, "resume": 4, "rate": 6, "again": 5, "stop": 1, "sphere dies": 3, "control dies": 3, "joiner": 1,
         "connection breaks": 2,
     },
+    "flapping": {
+        "connection breaks": 6, "deaf both ways": 4, "collective breaks": 6, "sphere stops": 2, "lonely call": 5,
+    },
     "sick": {"memory flips": 4, "update flips": 4, "sphere dies": 2, "control dies": 1, "rate": 2, "slow": 3},
     "growth": {"joiner": 5, "slow": 4, "sphere dies": 3, "connection breaks": 2, "rate": 3, "control dies": 2},
 }  # fmt: skip
 """Theme -> kind -> how often, against the others."""
 
 MIXED = "mixed"
+FLAPPING = "flapping"
+"""The same spheres come and go within one long step."""
 ORDERS = ("pause", "resume", "stop", "rate", "again")
 TREES = ("2", "2", "3", "3", "2x2", "a:2,b:1", "2x2", "a:1,b:2", "4", "a/x:1,a/y:2,b:1", "a:3,b:2", "2x3", "2x2x2",
          "8", "3x3", "a:5,b/x:2,b/y:2", "12", "3x2", "1x2", "a:2,b:2,c:1")  # fmt: skip
@@ -90,7 +99,7 @@ def planned(seed: int, lasts_s: float, left_out: Collection[int] = ()) -> list[F
             if theme in (name, MIXED):
                 weights[kind] = weights.get(kind, 0) + weight
     faults = []
-    for number in range(chance.choice((1, 2, 3, 4, 5, 6, 8, 10, 14))):
+    for number in range(24 if theme == FLAPPING else chance.choice((1, 2, 3, 4, 5, 6, 8, 10, 14))):
         (kind,) = chance.choices(list(weights), list(weights.values()))
         fault = _drawn(random.Random(f"{seed}/fault/{number}"), number, kind, lasts_s)
         if number not in left_out:
@@ -101,7 +110,7 @@ def planned(seed: int, lasts_s: float, left_out: Collection[int] = ()) -> list[F
 def _drawn(chance: random.Random, number: int, kind: str, lasts_s: float) -> Fault:
     after = None
     if chance.random() < 0.6:
-        names = MOMENTS_OF_CONTROL if kind in ("control dies", "power cut") else tuple(TRIGGERS)
+        names = MOMENTS_OF_CONTROL if kind in DEATHS_OF_CONTROL else tuple(TRIGGERS)
         name = chance.choice(names)
         after = (name, chance.randint(1, TRIGGERS[name]))
     return Fault(

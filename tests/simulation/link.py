@@ -50,7 +50,7 @@ class ToyLink(Link):
         self.path = hello.path
         self._changed = cast(Any, Condition())
         self._leave = sphere.thrown_out
-        self._process = PROCESS
+        self._process = cast(Any, PROCESS)
         self._heard = Heard()
         self._standing = Standing()
         self._outbox = Outbox()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
+from unittest.mock import patch
 
+import control.server
 import spheres.link
 from tests.simulation.laws import Broken
 from tests.simulation.world import World
@@ -32,18 +34,21 @@ def played(seed: int, left_out: frozenset[int] = frozenset()) -> Played:
     """The run of this seed, without some of its faults."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    clock, cast(Any, spheres.link).time = spheres.link.time, CLOCK
     world = World(seed, left_out)
     law = ""
     try:
-        what = world.run()
+        with (
+            patch.object(control.server, "points", world.points),
+            patch.object(control.server, "AwakeClock", lambda: world.points.host),
+            patch.object(spheres.link, "time", CLOCK),
+        ):
+            what = world.run()
     except Broken as error:
         law, what = error.law, str(error)
     except Exception as error:
         law, what = "nobody_breaks", f"{type(error).__name__}: {error}"
     finally:
         world.close()
-        cast(Any, spheres.link).time = clock
         logging.disable(disabled)
     return Played(seed, law, what, world.counts, world.log, tuple(fault.number for fault in world.faults))
 

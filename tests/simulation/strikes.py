@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.simulation.sphere import Sphere
     from tests.simulation.world import World
 
-WHILE_CONTROL_ACTS = frozenset((*MOMENTS_OF_CONTROL, "before Welcome"))
+WHILE_CONTROL_ACTS = frozenset(MOMENTS_OF_CONTROL)
 NODES_MOST = 15
 
 
@@ -123,6 +123,17 @@ def _power_cut(world: World, fault: Fault) -> None:
     _control_dies(world, fault)
     world.host.disk.cut_power()
     world.host.told = world.host.told._replace(rows=NOTHING.rows)
+
+
+def _lonely_call(world: World, fault: Fault) -> None:
+    """Control dies while it calls, and when it is back it finds one sphere alone: the others are cut off and go on."""
+    _control_dies(world, fault)
+    alone = world.paths[fault.who[0] % len(world.paths)]
+    until_s = world.now_s + 3.0 * world.silence_s
+    for sphere in world.spheres:
+        if sphere.path != alone:
+            world.cut(sphere)
+            world.deaf[sphere.path] = (world.now_s, until_s, True, True)
 
 
 def _control_stops(world: World, fault: Fault) -> None:
@@ -237,6 +248,7 @@ OF_THE_WORLD: dict[str, Callable[[World, Fault], None]] = {
     "all die": _all_die,
     "control dies": _control_dies,
     "power cut": _power_cut,
+    "lonely call": _lonely_call,
     "control stops": _control_stops,
     "disk lost": _disk_lost,
     "stale control": _stale,

@@ -12,6 +12,7 @@ from tests.simulation.planted import Bug, Stale, bugs, noticed, planted
 BUGS = bugs()
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_a_planted_bug_is_noticed(bug: Bug, tmp_path: Path) -> None:
     """By one of the laws that it breaks."""

@@ -18,7 +18,7 @@ from lightwatch.sync import Position
 from spheres.words import position_of
 from tests.simulation import laws, strikes
 from tests.simulation.client import Client
-from tests.simulation.faults import Fault, planned, theme_of, tree_of
+from tests.simulation.faults import DEATHS_OF_CONTROL, FLAPPING, Fault, planned, theme_of, tree_of
 from tests.simulation.group import Meetings
 from tests.simulation.host import Died, Host, Points
 from tests.simulation.network import Wire
@@ -40,6 +40,8 @@ class World:
         self.moves = self.chance.choice((2, 3, 5))
         self.units = self.chance.choice((2, 3, 4, 4, 5, 8))
         self.last = self.chance.choice((3, 4, 5, 6, 10))
+        if theme_of(seed) == FLAPPING:
+            self.moves, self.units = 2, 12
         self.overflows = set(self.chance.sample(range(self.last), self.chance.randrange(3)))
         self.tree = tree_of(seed)
         self.paths = parse_tree(self.tree)
@@ -102,7 +104,12 @@ class World:
         self.counts[name] += 1
         for fault in self._waiting.pop((name, self.counts[name]), ()):
             self._due.append(fault)
-            if fault.kind in ("control dies", "power cut") and name in strikes.WHILE_CONTROL_ACTS:
+            if (
+                fault.kind in DEATHS_OF_CONTROL
+                and name in strikes.WHILE_CONTROL_ACTS
+                and self.points.host is self.host
+                and self.now_s < self.heal_s
+            ):
                 self.back_s = fault.back_s
                 raise Died
 
