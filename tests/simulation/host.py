@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, cast
 
-import control.server
 from control.config import Settings
 from control.events import Event, GenerationBegun, GenerationProposed, RunEnded
 from control.protocol import NO_GENERATION, Answer, Go, Orders, Tick, ToSphere, View, Welcome
@@ -136,6 +135,7 @@ class Host:
         self.disk.crash()
         if self.server is not None:
             self.world.say(self.name, "control dies")
+            self.adopt = self.adopt and self.server.state.begun is None  # a person says so until it knows the run
             if self.server.journal.newest > self._line and self.chance.random() < 0.5:
                 self.disk.tear(self.chance)
                 self.world.mark("torn line")

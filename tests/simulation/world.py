@@ -102,8 +102,9 @@ class World:
         """Something happened: count it, and let a fault that waits for it strike. Control's own death strikes here."""
         self._events += 1
         self.counts[name] += 1
-        for fault in self._waiting.pop((name, self.counts[name]), ()):
-            self._due.append(fault)
+        faults = self._waiting.pop((name, self.counts[name]), [])
+        self._due.extend(faults)
+        for fault in faults:
             if (
                 fault.kind in DEATHS_OF_CONTROL
                 and name in strikes.WHILE_CONTROL_ACTS
