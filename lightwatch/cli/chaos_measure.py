@@ -53,15 +53,17 @@ class Cost:
 class Work:
     """What a run computed and redid.
 
-    redone_steps: made again although a sphere had finished them that no fault hit: whoever is hit takes what only it
-    had finished along. recomputed_micro_batches: more than one for each place in each attempt at each version, from
-    what spheres that finished it have counted; what a killed one had begun is in nobody's count.
+    redone_steps: finished, and made again. though_held: those of them that a sphere had finished which no fault hit;
+    whoever is hit takes what only it had finished along. recomputed_micro_batches: more than one for each place in each
+    attempt at each version, from what spheres that finished it have counted; what a killed one had begun is in nobody's
+    count.
     """
 
     versions: int
     redone_steps: int
     recomputed_micro_batches: int
     first_to_last_s: float | None
+    though_held: int = 0
 
 
 def costs(struck: list[Struck], made: list[Made], noted: list[Noted], began_at: float) -> list[Cost]:
@@ -161,7 +163,8 @@ def work(made: list[Made], micro_batches: int, hit: Container[int] = ()) -> Work
     times = first_times(made)
     return Work(
         versions=len(generations),
-        redone_steps=sum(each > min(by) for version, by in kept.items() for each in generations[version]),
+        redone_steps=sum(len(each) - 1 for each in generations.values()),
+        though_held=sum(each > min(by) for version, by in kept.items() for each in generations[version]),
         recomputed_micro_batches=max(0, sum(each.units for each in made) - needed),
         first_to_last_s=times[max(times)] - times[min(times)] if len(times) > 1 else None,
     )
