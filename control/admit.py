@@ -189,6 +189,8 @@ def admit_order(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
         return Already(state.requests[ask.request], f"{ask.what} was given already")
     if state.ended is not None:
         return Refusal(f"{ask.what}: the run is over ({state.ended.status}: {state.ended.reason}) [LW511]")
+    if state.remembers and state.adopting_s is not None:  # its number would be that of an order which a sphere knows
+        return Refusal(f"{ask.what}: control takes over a run and does not know it yet; ask again in a moment [LW515]")
     if ask.what == "stop":
         if wanted.stopped:
             return Already(wanted.number, "the run is stopping already")

@@ -281,6 +281,16 @@ def test_a_control_that_adopts_takes_no_newcomer_before_it_knows_the_run() -> No
     assert play.hello("1") == "" and play.state.sphere_at["1"] == 9
 
 
+def test_a_control_that_adopts_takes_no_order_before_it_knows_the_run() -> None:
+    """A stop would end a run that trains as one that never began; any order could have another's number."""
+    play = remembering()
+    assert "[LW515]" in play.order("stop") and "[LW515]" in play.order("set_learning_rate", 0.1)
+    assert play.knock(told_by("0", 8, 7, [0.5])) == ""
+    assert "[LW515]" in play.order("stop") and play.state.ended is None, "others may know of more orders"
+    play.wait(6.0)
+    assert play.order("stop") == "" and play.state.wanted.number == 2
+
+
 def test_an_order_that_was_remembered_is_in_force_from_where_the_rows_say() -> None:
     """Not from version 0: a replay would obey it too early. And a run that was paused is paused."""
     play = remembering()
