@@ -33,7 +33,7 @@ from .events import (
     VersionSettled,
 )
 from .membership import follows
-from .protocol import NO_GENERATION, Beat, End, Expelled, Go, Hello, How, Orders, Row, Tick, View
+from .protocol import NO_GENERATION, Beat, End, Expelled, Go, Hello, Orders, Row, Tick, View
 from .state import ControlStatus, Order, Seat, State, Told, moved
 from .totals import booked, closed, held_up, wait_s
 from .tree import SphereTree
@@ -163,7 +163,7 @@ def _remembered(state: State, event: Remembered) -> State:
         members=tuple(memory.members),
         position=memory.position,
         deal={sphere: [] for sphere in spheres},
-        how=dict.fromkeys(spheres, How.HERE),
+        how={},  # What its Gos said nobody remembers: who has not heard one breaks off with the others, and is asked.
     )
     status = state.status
     if status is ControlStatus.INITIALIZING:

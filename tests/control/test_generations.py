@@ -281,6 +281,18 @@ def test_a_control_that_adopts_takes_no_newcomer_before_it_knows_the_run() -> No
     assert play.hello("1") == "" and play.state.sphere_at["1"] == 9
 
 
+def test_a_control_that_adopts_tells_nobody_to_go_into_what_it_only_remembers() -> None:
+    """What its Go said is lost with the ledger: whoever was to fetch there has no state to go on from."""
+    play = remembering()
+    play.knock(told_by("0", 8, 7, []))
+    newcomer = Hello(run_id="run", path="1", pid=101, host="here", sphere=3, incarnation=4)
+    assert play.knock(newcomer) == ""
+    play.prove("0")
+    play.prove("1")
+    play.settle()
+    assert not play.told(Go)
+
+
 def test_a_control_that_adopts_takes_no_order_before_it_knows_the_run() -> None:
     """A stop would end a run that trains as one that never began; any order could have another's number."""
     play = remembering()
