@@ -89,7 +89,9 @@ def _conflict_text(state: State, conflict: Conflict) -> str:
 def _settled(state: State) -> Event | None:
     if not state.versions.rivals:
         return None
-    claim = settled(state.versions, {seat.sphere: seat.version for seat in state.seats.values()})
+    # Whoever has closed has met the tail that agreed on the last version: no row of a later one will ever say so.
+    reached = {seat.sphere: seat.version + (seat.closed is not None) for seat in state.seats.values()}
+    claim = settled(state.versions, reached)
     return VersionSettled(sphere=claim.sphere, row=claim.row) if claim else None
 
 

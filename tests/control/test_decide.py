@@ -283,3 +283,13 @@ def test_rows_tell_earlier_than_a_generation_that_begins_later() -> None:
     play.ready("1", version=3, in_force=1)
     assert play.begun.position.version == 3
     assert [order.version for order in play.state.orders] == [1]
+
+
+def test_a_closing_tail_settles_the_last_version() -> None:
+    """No row of a later one will ever say who was right: whoever closed there was, and the claim becomes its row."""
+    play = Play("0", "1", "2").begin()
+    play.row("0", 1, check=666)
+    play.row("1", 1, check=7)
+    assert play.state.versions.claims[1].row.check == 666, "nobody knows yet"
+    play.close("1", version=1)
+    assert play.state.versions.claims[1].row.check == 7 and not play.state.versions.rivals
