@@ -105,7 +105,9 @@ def _can_be_founded(state: State, here: tuple[Member, ...]) -> bool:
     """Everybody who is expected is here, and has not been called together as they are."""
     if {member.path for member in here} != set(state.paths):
         return False
-    return here != state.members or any(state.seats[member.sphere].broke_s is not None for member in here)
+    if _is_called_by_another(state) or here != state.members:
+        return True
+    return any(state.seats[member.sphere].broke_s is not None for member in here)
 
 
 def _is_due(state: State, here: tuple[Member, ...], now_s: float) -> bool:
@@ -115,6 +117,8 @@ def _is_due(state: State, here: tuple[Member, ...], now_s: float) -> bool:
         return True
     if any(seat.sphere not in ids for seat in seats):
         return False  # A connection that may stand again in a moment.
+    if _is_called_by_another(state):
+        return True
     broke = [seat.broke_s for seat in seats if seat.broke_s is not None]
     if broke and now_s - min(broke) >= BROKEN * state.silence_s:
         return True
@@ -128,6 +132,11 @@ def _is_due(state: State, here: tuple[Member, ...], now_s: float) -> bool:
     if not waiting or any(seat.closed is not None for seat in seats):
         return False
     return now_s - min(max(seat.waits_s, seat.barred_s) for seat in waiting) >= JOIN * state.silence_s
+
+
+def _is_called_by_another(state: State) -> bool:
+    """Whether the roll call is of a control that died over it: who has heard of this one obeys none of another."""
+    return state.generation != state.running and state.generation[0] < state.incarnation
 
 
 def _is_out(state: State, seat: Seat, now_s: float) -> bool:

@@ -346,8 +346,10 @@ class Server:
         self._terms += 1
 
     def _obey_term(self, now_s: float) -> bool:
-        """The first SIGTERM is a stop order, once; True: there was a second."""
+        """The first SIGTERM is a stop order, once, as soon as orders can be given; True: there was a second."""
         first = self._terms_seen == 0
+        if first and self._terms == 1 and self.state.remembers and self.state.adopting_s is not None:
+            return False
         self._terms_seen = self._terms
         if first:
             self._order(Ask(request="", what="stop"), now_s)

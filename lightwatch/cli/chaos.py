@@ -136,7 +136,7 @@ class Pair:
             states_differ=_state_digest(self._of("clean")) != _state_digest(self._of("chaos")),
             costs=tuple(costs(struck, made, read_noted(self._of("chaos").ledger), ended.began_at)),
             clean=work(read_made(self._of("clean")), micro_batches),
-            chaos=work(made, micro_batches),
+            chaos=work(made, micro_batches, {pid for each in struck for pid in each.pids.values()}),
             versions_while_control_dead=versions_while_dead(struck, made),
         )
 

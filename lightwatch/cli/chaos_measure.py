@@ -10,6 +10,7 @@ Laws
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from .chaos_records import Generation, Made, Noted
@@ -52,14 +53,17 @@ class Cost:
 class Work:
     """What a run computed and redid.
 
-    recomputed_micro_batches: more than one for each place in each attempt at each version, from what spheres that
-    finished it have counted; what a killed one had begun is in nobody's count.
+    redone_steps: finished, and made again. though_held: those of them that a sphere had finished which no fault hit;
+    whoever is hit takes what only it had finished along. recomputed_micro_batches: more than one for each place in each
+    attempt at each version, from what spheres that finished it have counted; what a killed one had begun is in nobody's
+    count.
     """
 
     versions: int
     redone_steps: int
     recomputed_micro_batches: int
     first_to_last_s: float | None
+    though_held: int = 0
 
 
 def costs(struck: list[Struck], made: list[Made], noted: list[Noted], began_at: float) -> list[Cost]:
@@ -144,19 +148,23 @@ def _back_at(fault: Struck, made: list[Made]) -> float | None:
     return None
 
 
-def work(made: list[Made], micro_batches: int) -> Work:
-    """What was computed, over all lives of all spheres."""
+def work(made: list[Made], micro_batches: int, hit: Container[int] = ()) -> Work:
+    """What was computed, over all lives of all spheres. hit: process ids that a fault struck."""
     generations: dict[int, set[Generation]] = defaultdict(set)
+    kept: dict[int, set[Generation]] = defaultdict(set)
     attempts: dict[int, int] = defaultdict(lambda: 1)
     for each in made:
         if each.how == "tail" and each.version > 0:
             generations[each.version].add(each.generation)
+            if each.pid not in hit:
+                kept[each.version].add(each.generation)
         attempts[each.version] = max(attempts[each.version], each.attempts)
     needed = sum(micro_batches * attempts[version] for version in generations)
     times = first_times(made)
     return Work(
         versions=len(generations),
         redone_steps=sum(len(each) - 1 for each in generations.values()),
+        though_held=sum(each > min(by) for version, by in kept.items() for each in generations[version]),
         recomputed_micro_batches=max(0, sum(each.units for each in made) - needed),
         first_to_last_s=times[max(times)] - times[min(times)] if len(times) > 1 else None,
     )

@@ -58,6 +58,9 @@ class Outcome:
         elif not self.equal:
             where = f", first at version {self.differs_at}" if self.differs_at is not None else ""
             told.append(f"the runs differ{where}: clean {self.clean_digest}, with faults {self.chaos_digest} [LW902]")
+        if self.chaos.though_held:
+            redone = self.chaos.though_held
+            told.append(f"{redone} finished steps were made again, though a sphere held them that no fault hit [LW902]")
         missing = self.planned - len(self.costs)
         if missing > 0:
             told.append(

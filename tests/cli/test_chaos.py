@@ -205,7 +205,10 @@ def test_work_counts_units_over_what_one_clean_pass_needs() -> None:
     ]
     found = work(lines, micro_batches=4)
     assert found == Work(versions=3, redone_steps=0, recomputed_micro_batches=2, first_to_last_s=2.0)
-    assert work([*lines, made("0", 4.0, 3, 3)], 4).redone_steps == 1
+    again = [*lines, made("0", 4.0, 3, 3)]
+    assert work(again, 4).redone_steps == 1
+    assert work(again, 4).though_held == 1
+    assert work(again, 4, {101}).though_held == 0, "only the one that was hit had finished it"
     assert work([], 4) == Work(0, 0, 0, None)
 
 
@@ -259,6 +262,7 @@ def test_the_report_holds_what_was_promised_and_reads_as_a_table() -> None:
         ({"hung": "no version came"}, "no version came"),
         ({"failed": "sphere 3 was lost"}, "sphere 3 was lost"),
         ({"planned": 3}, "2 of 3 planned faults"),
+        ({"chaos": Work(60, 4, 3, 25.0, though_held=2)}, "2 finished steps were made again"),
     ],
 )
 def test_each_broken_promise_has_its_sentence(broken: dict[str, Any], word: str) -> None:

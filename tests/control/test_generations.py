@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from control.events import Adopted
 from control.generations import TAKEOVER_S
 from control.protocol import Go, Hello, How, Member, Memory, Phase, Position, View, Wanted
@@ -209,6 +211,28 @@ def test_a_broken_generation_is_not_adopted() -> None:
         play.beat(path, Phase.FROZEN, generation=(1, 1), failed_in=(1, 1))
     play.keep_beating(9.0, "0", "1", phase=Phase.FROZEN, failed_in=(1, 1), generation=(1, 1))
     assert play.generation == (2, 1) and play.members == ["0", "1"]
+
+
+@pytest.mark.parametrize("founding", [True, False])
+def test_a_roll_call_of_a_control_that_died_over_it_is_called_anew(founding: bool) -> None:
+    """Whoever has heard of the new one takes no View of the old one: nobody would answer, for ever."""
+    play = Play("0", "1", "2", silence_s=1.0)
+    if founding:
+        for path in play.state.paths:
+            play.hello(path)
+            play.prove(path)
+    else:
+        play.begin()
+        play.lose("2")
+        play.wait(0.6)
+    assert play.generation == (1, 1 if founding else 2) and play.generation != play.state.running
+    play = restarted(play, 1.0)
+    for path, sphere in (("0", 1), ("1", 2), ("2", 3))[: 3 if founding else 2]:
+        play.hello(path, pid=99 + sphere, sphere=sphere)
+        play.beat(path, Phase.FROZEN, generation=play.state.running, failed_in=play.state.running)
+    play.keep_beating(3.0, "0", "1", phase=Phase.FROZEN, generation=play.state.running, failed_in=play.state.running)
+    assert play.generation == (2, 1) and play.members == ["0", "1", "2"][: 3 if founding else 2]
+    assert play.told(View).keys() == {1, 2, 3} if founding else {1, 2}
 
 
 def remembering() -> Play:

@@ -32,10 +32,10 @@ def control(tmp_path: Path) -> Iterator[ControlProcess]:
         yield process
 
 
-def end_of(*group: FakeSphere, version: int) -> End:
+def end_of(*group: FakeSphere, version: int, reason: str = "completed") -> End:
     """All close; what each hears."""
     for sphere in group:
-        sphere.closed(version)
+        sphere.closed(version, reason=reason)
     ends = [sphere.expect(End) for sphere in group]
     for sphere in group:
         sphere.leave()
@@ -236,4 +236,31 @@ def test_a_lost_ledger_is_made_again_from_what_the_spheres_know(
             assert client.status().order == 1
         control.process.kill() if adopt else None
     assert end_of(*group, version=3).status == "completed"
+    assert control.wait(5.0) == 0
+
+
+def test_a_stop_that_comes_while_a_run_is_taken_over_is_given_once_the_run_is_known(
+    tmp_path: Path, control: ControlProcess, spheres: Spheres
+) -> None:
+    """Its number is the next one after all that the spheres remember."""
+    first, second = begun(spheres, "0", "1")
+    control.process.kill()
+    control.process.wait()
+    for file in tmp_path.glob("ledger.db*"):
+        file.unlink()
+    memory = remembered(first)
+    control.begin_again(adopt=True)
+    until(lambda: control.is_bound)
+    control.process.send_signal(signal.SIGTERM)
+    group = [
+        back(control, sphere, number, incarnation=1, memory=memory) for number, sphere in enumerate([first, second], 1)
+    ]
+    for sphere in group:
+        sphere.expect(Welcome)
+        sphere.prove()
+        sphere.beat(version=1)
+    for sphere in group:
+        sphere.wait(lambda sphere: bool(sphere.orders) and sphere.orders[-1].stopped)
+        assert sphere.orders[-1].number == 2
+    assert end_of(*group, version=1, reason="stopped").status == "stopped"
     assert control.wait(5.0) == 0
