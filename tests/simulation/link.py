@@ -103,10 +103,14 @@ class ToyLink(Link):
         before = self._heard
         if isinstance(message, Welcome):
             self._speaker = message.incarnation
+        elif isinstance(message, Tick | Orders):  # one that adopts counts on, as it learns how far another had counted
+            self._speaker = max(self._speaker, message.incarnation)
         super()._hear(message)
         if self._heard is before:
             return
         told = incarnation_of(message)
+        if isinstance(message, View) and message.generation == before.generation:
+            told = None  # its orders are news, which whoever speaks here tells
         if not isinstance(message, Go):
             laws.only_the_newest_control_is_obeyed(
                 before.incarnation, told if told is not None else self._speaker, message

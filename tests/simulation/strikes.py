@@ -182,6 +182,9 @@ def _succeeded(world: World, fault: Fault) -> None:
     if not _remembers(world) or not world.host.acts or world.host.adopt:
         return
     old, silence_s = world.host, world.silence_s
+    assert old.server is not None
+    if all(each.link.heard.incarnation < old.server.ledger.incarnation for each in world.spheres):
+        return  # nobody could tell its successor how far it has counted: --adopt asks for one that is known to be dead
     old.stopped_s, old.stopped_until_s = world.now_s, world.now_s + 4.0 * silence_s
 
     def take_over() -> None:
@@ -306,6 +309,7 @@ def heal(world: World) -> None:
         sphere.frozen_until_s = sphere.hung_until_s = 0.0
         sphere.breaks = False
     if world.paused:
+        world.client.give_up()
         world.client.order("resume")
 
 

@@ -330,7 +330,7 @@ class World:
         server = self.host.server
         if server is None:
             return "control is away"
-        alarm = alarm_of(server.state, self.now_s)
+        alarm = alarm_of(server.state, self.host.awake_s)
         return alarm or ", ".join(f"{each}: {each.link.standing.phase.value}" for each in self.spheres)
 
     def _audit(self, host: Host) -> None:
