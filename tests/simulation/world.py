@@ -22,6 +22,7 @@ from tests.simulation.faults import DEATHS_OF_CONTROL, FLAPPING, Fault, planned,
 from tests.simulation.group import Meetings
 from tests.simulation.host import Died, Host, Points
 from tests.simulation.network import Wire
+from tests.simulation.process import Process
 from tests.simulation.sphere import Sphere
 
 LASTS = 14.0
@@ -49,7 +50,7 @@ class World:
         self.proof = Proof(fingerprint={"torch": "2"}, micro_batches=self.units, max_steps=self.last)
         self.heal_s = LASTS * self.silence_s
         self.now_s = 0.0
-        self.log: list[tuple[float, object, str]] = []
+        self.log: list[tuple[float, str, str]] = []
         self.counts: Counter[str] = Counter({f"theme {theme_of(seed)}": 1})
         self.may_cut_power = False
         self.faults = planned(seed, LASTS, left_out)
@@ -129,7 +130,7 @@ class World:
         chance = random.Random(f"{self.seed}/{path}/{self._lives[path]}")
         self.spheres.append(Sphere(self, path, self._pids, former, chance))
 
-    def gone(self, sphere: Sphere, succeeded: bool, proof: bool = True, back_s: float = 0.5) -> None:
+    def gone(self, sphere: Process, succeeded: bool, proof: bool = True, back_s: float = 0.5) -> None:
         """A process has ended; its supervisor starts another, and mostly knows that this one is dead."""
         sphere.alive = False
         self.meetings.leave(sphere.generation, sphere.sphere)
@@ -138,7 +139,7 @@ class World:
             at_s = self.now_s + back_s * self.silence_s
             self.newborn.append((at_s, sphere.path, sphere.pid if proof else 0))
 
-    def cut(self, sphere: Sphere) -> None:
+    def cut(self, sphere: Process) -> None:
         wire = sphere.link.toy_line.wire
         if wire is not None:
             wire.cut()
@@ -222,7 +223,7 @@ class World:
         state = self.host.server.state if self.host.server is not None else None
         return state is None or generation != state.running
 
-    def enters_tail(self, sphere: Sphere) -> None:
+    def enters_tail(self, sphere: Process) -> None:
         self.mark("tail entered")
         self._tail_began.setdefault((sphere.generation, sphere.place.position), self._events)
 
@@ -231,7 +232,7 @@ class World:
         if sphere.weights.spoilt:
             self.is_spoilt = True
 
-    def finished_step(self, sphere: Sphere, start: Position) -> None:
+    def finished_step(self, sphere: Process, start: Position) -> None:
         """A sphere has made a version."""
         self.mark("version made")
         version = start.version + 1
@@ -246,7 +247,7 @@ class World:
         if not sphere.weights.spoilt and not self.is_spoilt:
             laws.one_digest_a_version(self._known(version, sphere), sphere.weights.digest, version, sphere)
 
-    def _known(self, version: int, maker: Sphere) -> str | None:
+    def _known(self, version: int, maker: Process) -> str | None:
         """What somebody else who lives holds of this very version."""
         for other in self.spheres:
             if other is not maker and other.alive and other.holds_state and not other.weights.spoilt:
@@ -294,13 +295,13 @@ class World:
             for wire in host.gate.wires:
                 wire.fall_silent(self.now_s)
         for sphere in self.spheres:
-            wire = sphere.link.toy_line.wire
-            if wire is None:
+            line = sphere.link.toy_line.wire
+            if line is None:
                 continue
             if sphere.frozen_until_s - self.now_s > 0 and self.now_s - sphere.stopped_s > self.silence_s:
-                wire.cut()
-            if wire.host.stopped_until_s > self.now_s and self.now_s - wire.host.stopped_s > self.silence_s:
-                wire.cut()
+                line.cut()
+            if line.host.stopped_until_s > self.now_s and self.now_s - line.host.stopped_s > self.silence_s:
+                line.cut()
 
     def _exits(self, host: Host, code: int) -> None:
         self.hosts.remove(host)
