@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from tests.simulation.fault import Fault
+from tests.simulation.scenes import SCENES
 
 TRIGGERS: dict[str, int] = {
     "before View": 12, "after View": 12, "before Go": 12, "after Go": 12, "before End": 4, "after End": 4,
@@ -39,6 +41,7 @@ KINDS: dict[str, dict[str, int]] = {
     },
     "flapping": {
         "connection breaks": 6, "deaf both ways": 4, "collective breaks": 6, "sphere stops": 2, "lonely call": 5,
+        "one is left": 2,
     },
     "sick": {"memory flips": 4, "update flips": 4, "sphere dies": 2, "control dies": 1, "rate": 2, "slow": 3},
     "growth": {"joiner": 5, "slow": 4, "sphere dies": 3, "connection breaks": 2, "rate": 3, "control dies": 2},
@@ -46,40 +49,18 @@ KINDS: dict[str, dict[str, int]] = {
 """Theme -> kind -> how often, against the others."""
 
 MIXED = "mixed"
-FLAPPING = "flapping"
-"""The same spheres come and go within one long step."""
+LONG_STEPS = ("flapping", "relay")
+"""Spheres come and go within one step."""
+THEMES = sorted((*KINDS, *SCENES))
 ORDERS = ("pause", "resume", "stop", "rate", "again")
 TREES = ("2", "2", "3", "3", "2x2", "a:2,b:1", "2x2", "a:1,b:2", "4", "a/x:1,a/y:2,b:1", "a:3,b:2", "2x3", "2x2x2",
          "8", "3x3", "a:5,b/x:2,b/y:2", "12", "3x2", "1x2", "a:2,b:2,c:1")  # fmt: skip
 """Of at most 15 nodes; the smaller ones more often."""
 
 
-@dataclass(frozen=True)
-class Fault:
-    """One thing that happens. after: the name of what it waits for, and the how-manieth; else it comes at `at_s`.
-
-    Seconds are in silence_s. who: places in the tree. luck: for whatever else is to be drawn.
-    """
-
-    number: int
-    kind: str
-    who: tuple[int, ...]
-    at_s: float
-    after: tuple[str, int] | None
-    for_s: float
-    back_s: float
-    proof: bool
-    luck: float
-
-    def __str__(self) -> str:
-        when = f"at the {self.after[1]}. {self.after[0]!r}" if self.after else f"{self.at_s:.1f} silences in"
-        return f"fault {self.number}: {self.kind}, {when}"
-
-
 def theme_of(seed: int) -> str:
     """Seeds take turns: every second one is of everything."""
-    themes = sorted(KINDS)
-    return MIXED if seed % 2 else themes[seed // 2 % len(themes)]
+    return MIXED if seed % 2 else THEMES[seed // 2 % len(THEMES)]
 
 
 def tree_of(seed: int) -> str:
@@ -93,13 +74,15 @@ def planned(seed: int, lasts_s: float, left_out: Collection[int] = ()) -> list[F
     """All that happens in the run of this seed within its first silences."""
     chance = random.Random(f"{seed}/faults")
     theme = theme_of(seed)
+    if theme in SCENES:
+        return [fault for fault in SCENES[theme](chance) if fault.number not in left_out]
     weights: dict[str, int] = {}
     for name, kinds in KINDS.items():
         for kind, weight in kinds.items():
             if theme in (name, MIXED):
                 weights[kind] = weights.get(kind, 0) + weight
     faults = []
-    for number in range(24 if theme == FLAPPING else chance.choice((1, 2, 3, 4, 5, 6, 8, 10, 14))):
+    for number in range(24 if theme in LONG_STEPS else chance.choice((1, 2, 3, 4, 5, 6, 8, 10, 14))):
         (kind,) = chance.choices(list(weights), list(weights.values()))
         fault = _drawn(random.Random(f"{seed}/fault/{number}"), number, kind, lasts_s)
         if number not in left_out:

@@ -6,8 +6,9 @@ import random
 from typing import TYPE_CHECKING, Any, cast
 
 from control.config import Settings
-from control.events import Event, GenerationBegun, GenerationProposed, RunEnded
-from control.protocol import NO_GENERATION, Answer, Go, Orders, Tick, ToSphere, View, Welcome
+from control.events import Event, GenerationBegun, GenerationProposed, RunEnded, SphereExpelled
+from control.generations import TAKEOVER_S
+from control.protocol import NO_GENERATION, Answer, Go, Hello, How, Orders, Tick, ToSphere, View, Welcome
 from control.protocol import Event as Story
 from control.server import Server
 from tests.simulation import laws
@@ -47,8 +48,15 @@ class Control(Server):
             raise error
         laws.nobody_breaks(error, "control")
 
+    def _admit_hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
+        newer = hello.incarnation > self.state.incarnation and not self.state.remembers
+        super()._admit_hello(identity, hello, now_s)
+        self.host.superseded = self.host.superseded or newer
+
     def _happen(self, event: Event, now_s: float) -> None:
         before = self.state.versions.version
+        if isinstance(event, GenerationBegun) and How.LOAD in event.how.values():
+            laws.v0_is_the_last_resort(self._holders(now_s))
         super()._happen(event, now_s)
         laws.versions_only_rise((before,), (self.state.versions.version,), "control")
         self.host.world.mark(type(event).__name__)
@@ -58,11 +66,26 @@ class Control(Server):
                 self.host.world.say("control", f"calls {event.generation} of {laws.members_of(event.members)}")
             case GenerationBegun():
                 self.host.world.begun(event)
+            case SphereExpelled():
+                sphere = self.host.world.by_sphere.get(event.sphere)
+                laws.nobody_is_thrown_out_for_nothing(sphere is None or sphere.path in self.host.world.troubled, event.text)
             case RunEnded():
                 self.host.world.say("control", f"ends the run: {event.status}, {event.reason}")
                 laws.the_run_does_not_fail(event, self.host.world.flipped)
             case _:
                 pass
+
+
+    def _holders(self, now_s: float) -> list[str]:
+        """Who has the state of the line, and is not given up."""
+        there = {seat.sphere: seat for seat in self.state.seats.values() if seat.sphere in self.state.line()}
+        return [
+            repr(sphere)
+            for sphere in self.host.world.spheres
+            if sphere.alive and sphere.holds_state and not sphere.weights.spoilt and (seat := there.get(sphere.sphere))
+            if not seat.expelled and seat.failed is None
+            if now_s - (seat.heard_s if seat.connected else seat.lost_s) <= TAKEOVER_S
+        ]
 
 
 class Host:
@@ -79,6 +102,10 @@ class Host:
         self.awake_s = 0.0
         self.stopped_s = self.stopped_until_s = 0.0
         self.back_s = 0.0
+        self.incarnation = 0
+        """Of the newest control here, as far as it has counted."""
+        self.superseded = False
+        """Somebody has told the control here of a later one."""
         self._line = 0
         """The newest version in metrics.jsonl when this turn began: a later line may be torn by a crash in it."""
 
@@ -96,6 +123,7 @@ class Host:
         world = self.world
         world.points.host = self
         self.awake_s = 0.0
+        self.superseded = False
         settings = Settings(
             folder=self.disk.folder, run_id="run", tree=world.tree, silence_s=world.silence_s, adopt=self.adopt
         )
@@ -125,10 +153,13 @@ class Host:
         self.awake_s += dt_s
         self._line = self.server.journal.newest
         try:
-            return self.server.turn(self.awake_s)
+            code = self.server.turn(self.awake_s)
         except Died:
             self.die(self.world.back_s)
             return None
+        self.incarnation = self.server.state.incarnation
+        laws.a_superseded_control_acts_no_more(self.superseded, code is not None, self.name)
+        return code
 
     def die(self, back_s: float) -> None:
         """The process is killed; it is started again after so many silences."""

@@ -68,9 +68,15 @@ def only_the_newest_control_is_obeyed(newest: int, speaker: int, message: ToSphe
 
 
 def only_the_superseded_are_fenced(superseded: bool, who: object) -> None:
-    """A control that has the run's own disk, beside which none ever adopted the run, is never told to act no more."""
+    """A control is told to act no more only if there was a later one, on another disk."""
     if not superseded:
-        _broken(f"{who} was fenced, and is the only one that may act")
+        _broken(f"{who} was fenced, and no control was ever later")
+
+
+def a_superseded_control_acts_no_more(superseded: bool, ends: bool, who: object) -> None:
+    """A control to which a sphere comes that has heard of a later one ends itself at once."""
+    if superseded and not ends:
+        _broken(f"{who} acts on")
 
 
 def only_one_tree_trains(begun_at: int, later: Sequence[int], who: object) -> None:
@@ -110,6 +116,18 @@ def versions_only_rise(before: tuple[int, ...], after: tuple[int, ...], who: obj
     """A sphere's position never falls while its process lives; nor does what control knows of the newest version."""
     if after < before:
         _broken(f"{who} stood at {before}, and stands at {after}")
+
+
+def v0_is_the_last_resort(holders: Sequence[str]) -> None:
+    """Nobody begins at v0 again while a member of the running generation lives that holds a later state."""
+    if holders:
+        _broken(f"v0 is loaded, and {', '.join(holders)} could go on")
+
+
+def nobody_is_thrown_out_for_nothing(troubled: bool, text: str) -> None:
+    """Who only lost its connection now and then is taken back, not thrown out."""
+    if not troubled:
+        _broken(text)
 
 
 # ---------------------------------------------------------------- what is computed
@@ -243,6 +261,13 @@ def a_version_has_one_line(metrics: bytes, newest: int) -> None:
     versions = [json.loads(line)["version"] for line in metrics.splitlines()]
     if versions != list(range(1, newest + 1)):
         _broken(f"metrics.jsonl has the versions {versions}, the ledger {newest}")
+
+
+def what_spheres_kept_is_filled_in(kept: Collection[int], rows: Iterable[Row]) -> None:
+    """A ledger that began empty has every version in the end that a sphere of the run can still tell of."""
+    missing = set(kept) - {row.version for row in rows}
+    if missing:
+        _broken(f"the ledger lacks the versions {sorted(missing)}, which spheres kept")
 
 
 # ---------------------------------------------------------------- ends

@@ -75,6 +75,11 @@ class ToyLink(Link):
         """Whether a control without a ledger could learn of the run here."""
         return self._memory is not None
 
+    @property
+    def rows_kept(self) -> list[int]:
+        """The versions that it could still tell of."""
+        return [version for version, _ in self._outbox._rows if version > 0]
+
     def connect(self, wire: Wire) -> None:
         """A connection was made: what `_serve` does then."""
         self.toy_line.wire, self.toy_line.connected = wire, True

@@ -76,7 +76,7 @@ def seeds_of(theme: str, most: int) -> Iterator[int]:
     tried, seed = 0, 0
     while tried < most:
         mine = theme_of(seed)
-        if mine == theme or (mine == MIXED and seed % 18 == 1):
+        if mine == theme or (mine == MIXED and seed % 90 == 1):
             yield seed
             tried += 1
         seed += 1

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tests.simulation import laws
-from tests.simulation.faults import MOMENTS_OF_CONTROL, Fault
+from tests.simulation.fault import Fault
+from tests.simulation.faults import MOMENTS_OF_CONTROL, ORDERS
 from tests.simulation.host import NOTHING, Host
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 WHILE_CONTROL_ACTS = frozenset(MOMENTS_OF_CONTROL)
 NODES_MOST = 15
+NO_TROUBLE = frozenset({"connection breaks", "control dies", "joiner", *ORDERS})
+"""What no sphere is to be thrown out for."""
 
 
 def strike(world: World, fault: Fault) -> None:
@@ -24,9 +27,13 @@ def strike(world: World, fault: Fault) -> None:
     if of_the_world is not None:
         world.say("world", str(fault))
         of_the_world(world, fault)
+        if fault.kind not in NO_TROUBLE:
+            world.troubled.update(world.paths)
     elif sphere is not None and of_a_sphere is not None:
         world.say("world", f"{fault} {sphere}")
         of_a_sphere(world, sphere, fault)
+        if fault.kind not in NO_TROUBLE:
+            world.troubled.add(sphere.path)
     else:
         return
     world.mark(f"fault {fault.kind}")
@@ -82,6 +89,7 @@ def _apart(both: bool) -> Callable[[World, Sphere, Fault], None]:
         if other is None or other is sphere:
             return
         until_s = world.now_s + 2 * fault.for_s * world.silence_s
+        world.troubled.add(other.path)
         world.say("network", f"nothing of {sphere} comes to {other}" + (", nor back" if both else ""))
         world.apart[sphere.path, other.path] = until_s
         if both:
@@ -126,10 +134,19 @@ def _power_cut(world: World, fault: Fault) -> None:
 
 
 def _lonely_call(world: World, fault: Fault) -> None:
-    """Control dies while it calls, and when it is back it finds one sphere alone: the others are cut off and go on."""
+    """Control dies while it calls, and when it is back it finds one sphere alone."""
     _control_dies(world, fault)
-    alone = world.paths[fault.who[0] % len(world.paths)]
-    until_s = world.now_s + 3.0 * world.silence_s
+    _leave_one(world, fault.who[0], 3.0)
+
+
+def _one_is_left(world: World, fault: Fault) -> None:
+    _leave_one(world, fault.who[0], fault.for_s)
+
+
+def _leave_one(world: World, place: int, for_s: float) -> None:
+    """All others are cut off, and go on."""
+    alone = world.paths[place % len(world.paths)]
+    until_s = world.now_s + for_s * world.silence_s
     for sphere in world.spheres:
         if sphere.path != alone:
             world.cut(sphere)
@@ -252,6 +269,7 @@ OF_THE_WORLD: dict[str, Callable[[World, Fault], None]] = {
     "control dies": _control_dies,
     "power cut": _power_cut,
     "lonely call": _lonely_call,
+    "one is left": _one_is_left,
     "control stops": _control_stops,
     "disk lost": _disk_lost,
     "stale control": _stale,
@@ -284,7 +302,8 @@ def fenced(world: World, host: Host) -> None:
         if world.door is host:
             world.door = world.host
         return
-    laws.only_the_superseded_are_fenced(world.lost_disk, host.name)
+    later = max((each.incarnation for each in (*world.hosts, *world.retired) if each is not host), default=0)
+    laws.only_the_superseded_are_fenced(later > host.incarnation, host.name)
     host.die(0.3)
     host.adopt = True
     world.hosts.append(host)

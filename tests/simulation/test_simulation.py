@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from tests.simulation import story
-from tests.simulation.faults import KINDS, planned, theme_of
+from tests.simulation.faults import KINDS, MIXED, THEMES, planned, theme_of
 from tests.simulation.story import Played, played, shrunk, table, told
 from tests.simulation.strikes import OF_A_SPHERE, OF_THE_WORLD
 
@@ -79,7 +79,7 @@ def test_every_kind_of_fault_is_drawn_and_does_something() -> None:
     """A kind that no theme names, or that nothing is done for, would be missing in silence."""
     drawn = {kind for kinds in KINDS.values() for kind in kinds}
     assert drawn == {*OF_A_SPHERE, *OF_THE_WORLD}
-    assert {theme_of(seed) for seed in range(40)} == {*KINDS, "mixed"}
+    assert {theme_of(seed) for seed in range(40)} == {*THEMES, MIXED}
 
 
 def test_the_seed_that_was_asked_for(request: pytest.FixtureRequest) -> None:

@@ -18,7 +18,8 @@ from lightwatch.sync import Position
 from spheres.words import position_of
 from tests.simulation import laws, strikes
 from tests.simulation.client import Client
-from tests.simulation.faults import DEATHS_OF_CONTROL, FLAPPING, Fault, planned, theme_of, tree_of
+from tests.simulation.fault import Fault
+from tests.simulation.faults import DEATHS_OF_CONTROL, LONG_STEPS, planned, theme_of, tree_of
 from tests.simulation.group import Meetings
 from tests.simulation.host import Died, Host, Points
 from tests.simulation.network import Wire
@@ -41,7 +42,7 @@ class World:
         self.moves = self.chance.choice((2, 3, 5))
         self.units = self.chance.choice((2, 3, 4, 4, 5, 8))
         self.last = self.chance.choice((3, 4, 5, 6, 10))
-        if theme_of(seed) == FLAPPING:
+        if theme_of(seed) in LONG_STEPS:
             self.moves, self.units = 2, 12
         self.overflows = set(self.chance.sample(range(self.last), self.chance.randrange(3)))
         self.tree = tree_of(seed)
@@ -73,6 +74,8 @@ class World:
         self._slow: dict[str, float] = {}
         self.deaf: dict[str, tuple[float, float, bool, bool]] = {}
         self.apart: dict[tuple[str, str], float] = {}
+        self.troubled: set[str] = set()
+        """Paths at which something other than a connection was broken."""
         self.has_v0 = self.is_spoilt = self.lost_disk = False
         self.founding: Generation | None = None
         self.foundings = 0
@@ -339,7 +342,11 @@ class World:
         server = host.server
         assert server is not None
         state, ledger = server.state, server.ledger
-        if state.begun is None or self.is_spoilt or self.lost_disk:
+        if state.begun is None or self.is_spoilt:
+            return
+        if self.lost_disk:
+            kept = {row for each in self.spheres if each.finished and each.is_in for row in each.link.rows_kept}
+            laws.what_spheres_kept_is_filled_in(kept, ledger.rows_after(0))
             return
         rows = ledger.rows_after(0)
         if rows and self.counts["control up"] == 1:  # else who said otherwise is forgotten
