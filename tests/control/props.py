@@ -77,11 +77,6 @@ class Shelf:
         if event.founding:
             self._rows.setdefault(0, Row(generation=event.generation, version=0, digest=event.digest))
 
-    def _obey(self, event: GenerationBegun) -> None:
-        row = self._rows.get(event.position.version)
-        if row is not None and row.in_force < event.in_force:
-            self._rows[row.version] = msgspec.structs.replace(row, in_force=event.in_force)
-
     @property
     def is_open(self) -> bool:
         return bool(self._open)
