@@ -121,8 +121,6 @@ class Supervisor:
             self._begin_at_s = time.monotonic() + ASK_AGAIN_S
             return
         self._watched.register(life.line, selectors.EVENT_READ)
-        if life.stdout >= 0:
-            self._watched.register(life.stdout, selectors.EVENT_READ)
         self._life = life
         crash.here("supervisor.after_asking")
 
@@ -136,6 +134,8 @@ class Supervisor:
             return
         self._watched.unregister(life.line)
         self._watched.register(life.end, selectors.EVENT_READ)
+        if life.stdout >= 0:  # not before: what it prints is told after that it was started
+            self._watched.register(life.stdout, selectors.EVENT_READ)
         self._pulse_at_s, self._looked_at_s = None, time.monotonic()
         if self._started:
             self._report({"again": self._post.path, "pid": life.pid, "why": self._why})

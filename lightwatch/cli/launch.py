@@ -25,6 +25,8 @@ from .view import View
 TICK_S = 0.1
 ORPHANS_MOST_S = 3.0
 """How long the last processes may take to be gone, that were killed by the kernel when their supervisors ended."""
+STOPPED_MOST_S = 3.0
+"""Once control has ended: a worker that is stopped for a moment may be the one that writes the model."""
 DONE, FAILED, USAGE = FINAL = (0, 1, 2)
 
 log = logging.getLogger("lightwatch.launch")
@@ -39,6 +41,7 @@ class Sphere:
     unfinished: bytes = b""
     talks: bool = True
     lost_at_s: float | None = None
+    stopped_at_s: float | None = None
     restarts: int = 0
 
 
@@ -200,8 +203,8 @@ class Launch:
             self._template.look(now, self._version, anew=needed)
         for path, sphere in self._spheres.items():
             self._read(path, sphere)
-            if not needed and is_stopped(sphere.pid):
-                sphere.kept.child.kill()  # it hears of no end, and nobody waits for what it would do
+            if not needed:
+                self._end_if_stopped(sphere, now)
             code = sphere.kept.look(now, self._version, anew=needed)
             if code is not None:
                 self._read(path, sphere)
@@ -223,6 +226,15 @@ class Launch:
             begun=self._begun,
             trained=self._version >= 0,
         )
+
+    def _end_if_stopped(self, sphere: Sphere, now_s: float) -> None:
+        """A worker that is stopped hears of no end: nobody waits for what it would do, unless it goes on at once."""
+        if not is_stopped(sphere.pid):
+            sphere.stopped_at_s = None
+        elif sphere.stopped_at_s is None:
+            sphere.stopped_at_s = now_s
+        elif now_s - sphere.stopped_at_s > STOPPED_MOST_S:
+            sphere.kept.child.kill()
 
     def _look_after_control(self, now_s: float) -> None:
         control = self._control

@@ -32,6 +32,14 @@ def control(tmp_path: Path) -> Iterator[ControlProcess]:
         yield process
 
 
+def lose_ledger(control: ControlProcess, folder: Path) -> None:
+    """Control dies, and its disk with it."""
+    control.process.kill()
+    control.process.wait()
+    for file in folder.glob("ledger.db*"):
+        file.unlink()
+
+
 def end_of(*group: FakeSphere, version: int, reason: str = "completed") -> End:
     """All close; what each hears."""
     for sphere in group:
@@ -214,10 +222,7 @@ def test_a_lost_ledger_is_made_again_from_what_the_spheres_know(
 ) -> None:
     """--adopt: the generation goes on, with the orders; and that control's successor needs no such word any more."""
     first, second = begun(spheres, "0", "1")
-    control.process.kill()
-    control.process.wait()
-    for file in tmp_path.glob("ledger.db*"):
-        file.unlink()
+    lose_ledger(control, tmp_path)
     group, memory = [first, second], remembered(first)
     for adopt, incarnation in ((True, 2), (False, 3)):
         control.begin_again(adopt=adopt)
@@ -244,10 +249,7 @@ def test_a_stop_that_comes_while_a_run_is_taken_over_is_given_once_the_run_is_kn
 ) -> None:
     """Its number is the next one after all that the spheres remember."""
     first, second = begun(spheres, "0", "1")
-    control.process.kill()
-    control.process.wait()
-    for file in tmp_path.glob("ledger.db*"):
-        file.unlink()
+    lose_ledger(control, tmp_path)
     memory = remembered(first)
     control.begin_again(adopt=True)
     until(lambda: control.is_bound)
