@@ -27,7 +27,8 @@ class Client:
         self.versions: dict[int, int] = {}
 
     def order(self, what: str) -> None:
-        """Give a new order. Rates only rise."""
+        """Give a new order; what control has not taken by now is given up, or it would come after it. Rates only rise."""
+        self._asked_s = {each: at_s for each, at_s in self._asked_s.items() if each in self.numbers}
         request = str(len(self._asks) + 1)
         if what == "rate":
             self._rate += 1.0

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that happens. after: the name of what it waits for, and the how-manieth; else it comes at `at_s`.
+    """One thing that happens. after: the name of what it waits for, and the how-manieth; and so much later; else it
+    comes at `at_s`.
 
     Seconds are in silence_s. who: places in the tree, the last one is -1. luck: for whatever else is to be drawn.
     """
@@ -17,6 +18,7 @@ class Fault:
     who: tuple[int, ...]
     at_s: float
     after: tuple[str, int] | None = None
+    later_s: float = 0.0
     for_s: float = 1.0
     back_s: float = 0.3
     proof: bool = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection
 
+from control.tree import parse_tree
 from tests.simulation.fault import Fault
 from tests.simulation.scenes import SCENES
 
@@ -75,7 +76,7 @@ def planned(seed: int, lasts_s: float, left_out: Collection[int] = ()) -> list[F
     chance = random.Random(f"{seed}/faults")
     theme = theme_of(seed)
     if theme in SCENES:
-        return [fault for fault in SCENES[theme](chance) if fault.number not in left_out]
+        return [fault for fault in SCENES[theme](chance, len(parse_tree(tree_of(seed)))) if fault.number not in left_out]
     weights: dict[str, int] = {}
     for name, kinds in KINDS.items():
         for kind, weight in kinds.items():

@@ -11,6 +11,7 @@ from control.generations import TAKEOVER_S
 from control.protocol import NO_GENERATION, Answer, Go, Hello, How, Orders, Tick, ToSphere, View, Welcome
 from control.protocol import Event as Story
 from control.server import Server
+from spheres.words import position_of
 from tests.simulation import laws
 from tests.simulation.disk import Disk
 from tests.simulation.laws import Told
@@ -57,6 +58,8 @@ class Control(Server):
         before = self.state.versions.version
         if isinstance(event, GenerationBegun) and How.LOAD in event.how.values():
             laws.v0_is_the_last_resort(self._holders(now_s))
+        elif isinstance(event, GenerationBegun):
+            laws.a_generation_begins_at_the_highest(tuple(position_of(event.position)), self._heights(event))
         super()._happen(event, now_s)
         laws.versions_only_rise((before,), (self.state.versions.version,), "control")
         self.host.world.mark(type(event).__name__)
@@ -76,9 +79,24 @@ class Control(Server):
                 pass
 
 
+    def _line(self) -> set[int]:
+        """Who was told to go last, without asking the code that is judged."""
+        return set(self.state.begun.deal) if self.state.begun is not None else set()
+
+    def _heights(self, event: GenerationBegun) -> dict[str, tuple[int, ...]]:
+        """Where the members stand that may carry on: those of the line, if any of these is here with a state."""
+        spheres = self.host.world.by_sphere
+        holders = {
+            member.sphere: spheres[member.sphere]
+            for member in event.members
+            if member.sphere in spheres and spheres[member.sphere].holds_state
+        }
+        line = {sphere: each for sphere, each in holders.items() if sphere in self._line()} or holders
+        return {repr(each): tuple(each.place.position) for each in line.values() if not each.weights.spoilt}
+
     def _holders(self, now_s: float) -> list[str]:
         """Who has the state of the line, and is not given up."""
-        there = {seat.sphere: seat for seat in self.state.seats.values() if seat.sphere in self.state.line()}
+        there = {seat.sphere: seat for seat in self.state.seats.values() if seat.sphere in self._line()}
         return [
             repr(sphere)
             for sphere in self.host.world.spheres
@@ -188,6 +206,7 @@ class Host:
                 case View():
                     self.told = told._replace(view=message.generation, orders=max(told.orders, len(message.orders)))
                 case Go():
+                    self.world.goes(message.generation)
                     self.told = told._replace(go=message.generation)
                 case Orders():
                     self.told = told._replace(orders=max(told.orders, message.orders[-1].number))

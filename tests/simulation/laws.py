@@ -124,6 +124,13 @@ def v0_is_the_last_resort(holders: Sequence[str]) -> None:
         _broken(f"v0 is loaded, and {', '.join(holders)} could go on")
 
 
+def a_generation_begins_at_the_highest(begins: tuple[int, ...], holders: Mapping[str, tuple[int, ...]]) -> None:
+    """Nothing is made again that a member holds which may carry on."""
+    for who, at in holders.items():
+        if at > begins:
+            _broken(f"it begins at {begins}, and {who} stands at {at}")
+
+
 def nobody_is_thrown_out_for_nothing(troubled: bool, text: str) -> None:
     """Who only lost its connection now and then is taken back, not thrown out."""
     if not troubled:

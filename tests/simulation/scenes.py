@@ -15,19 +15,30 @@ WORDS = {
 NEWEST = -1
 
 
-def _relay(chance: random.Random) -> list[Fault]:
-    """One is cut off in a step, then all but another, and that one dies: those who come back have all that is left."""
+def _relay(chance: random.Random, places: int) -> list[Fault]:
+    """One is cut off in a step, then all but another, and that one dies: those who come back have all that is left.
+
+    All in the same step, or the second time when the others have just made a version without the first.
+    """
     first, last = chance.sample(range(12), 2)
-    at_s = chance.uniform(1.5, 5.0)
-    alone_s = at_s + chance.uniform(1.2, 2.6)
+    made, one = ("version made", places), ("fault deaf both ways", 1)
+    begins, cut, cut_s = chance.choice(
+        (
+            (("sphere heard Go", chance.randint(1, 5)), one, chance.uniform(1.8, 3.8)),
+            (made, one, chance.uniform(1.8, 3.8)),
+            (made, ("version made", 2 * places - 1), chance.uniform(0.02, 0.4)),
+        )
+    )
+    back_s = chance.uniform(1.5, 3.0)
+    dies_s = back_s - chance.uniform(0.1, 0.7)  # first its generation has to begin without the others
     return [
-        Fault(0, "deaf both ways", (first, 0), at_s, for_s=chance.uniform(3.0, 6.0)),
-        Fault(1, "one is left", (last, 0), alone_s, for_s=chance.uniform(1.5, 3.0)),
-        Fault(2, "sphere dies", (last, 0), alone_s + chance.uniform(1.0, 2.6), back_s=chance.uniform(0.1, 3.0)),
+        Fault(0, "deaf both ways", (first, 0), 0.0, begins, for_s=9.0),
+        Fault(1, "one is left", (last, 0), 0.0, cut, cut_s, for_s=back_s),
+        Fault(2, "sphere dies", (last, 0), 0.0, ("fault one is left", 1), dies_s, back_s=chance.uniform(2.0, 5.0)),
     ]
 
 
-def _newcomer_alone(chance: random.Random) -> list[Fault]:
+def _newcomer_alone(chance: random.Random, places: int) -> list[Fault]:
     """Somebody joins, and control hears nobody else."""
     at_s = chance.uniform(1.0, 6.0)
     return [
@@ -36,20 +47,22 @@ def _newcomer_alone(chance: random.Random) -> list[Fault]:
     ]
 
 
-def _adoption(chance: random.Random) -> list[Fault]:
-    """Control's disk is lost; while another one takes the run over, orders come, and it dies again."""
-    at_s = chance.uniform(2.0, 6.0)
+def _adoption(chance: random.Random, places: int) -> list[Fault]:
+    """Control's disk is lost; while another one takes the run over, orders come, and it dies again. The first whom it
+    hears has come late."""
+    at_s = chance.uniform(2.0, 8.0)
     return [
         Fault(0, "rate", (0, 0), chance.uniform(0.5, at_s)),
-        Fault(1, chance.choice(("joiner", "sphere dies")), (chance.randrange(12), 0), chance.uniform(0.5, at_s)),
+        Fault(1, "joiner", (chance.randrange(12), 0), chance.uniform(0.5, at_s)),
         Fault(2, "disk lost", (0, 0), at_s, back_s=chance.choice((0.05, 0.3, 1.5))),
+        Fault(8, "one is left", (NEWEST, 0), at_s + chance.uniform(0.0, 0.3), for_s=chance.uniform(0.3, 2.5)),
         *(Fault(3 + each, "rate", (0, 0), at_s + chance.uniform(0.1, 2.5)) for each in range(3)),
         Fault(6, "control dies", (0, 0), at_s + chance.uniform(0.5, 4.0), back_s=chance.choice((0.05, 0.3, 1.5))),
         Fault(7, "sphere dies", (chance.randrange(12), 0), at_s + chance.uniform(0.1, 6.0)),
     ]
 
 
-def _former_control(chance: random.Random) -> list[Fault]:
+def _former_control(chance: random.Random, places: int) -> list[Fault]:
     """Spheres that have heard of a second control find the first one again, or a stranger."""
     at_s = chance.uniform(1.0, 4.0)
     later_s = at_s + chance.uniform(0.8, 2.5)
@@ -61,7 +74,7 @@ def _former_control(chance: random.Random) -> list[Fault]:
     ]
 
 
-def _lost_words(chance: random.Random) -> list[Fault]:
+def _lost_words(chance: random.Random, places: int) -> list[Fault]:
     """Connections break just when something was said over them."""
     def breaks(number: int) -> Fault:
         name = chance.choice(tuple(WORDS))
@@ -72,11 +85,11 @@ def _lost_words(chance: random.Random) -> list[Fault]:
     return [breaks(number) for number in range(8)]
 
 
-SCENES: dict[str, Callable[[random.Random], list[Fault]]] = {
+SCENES: dict[str, Callable[[random.Random, int], list[Fault]]] = {
     "relay": _relay,
     "newcomer alone": _newcomer_alone,
     "adoption": _adoption,
     "former control": _former_control,
     "lost words": _lost_words,
 }
-"""By theme."""
+"""By theme. places: how many spheres the tree begins with."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Collection
+from functools import partial
 
 from control.events import GenerationBegun
 from control.protocol import Generation, Proof
@@ -49,7 +50,7 @@ class World:
         self.paths = parse_tree(self.tree)
         self.blind = set(self.chance.sample(self.paths[1:], min(self.chance.randrange(2), len(self.paths) - 1)))
         self.proof = Proof(fingerprint={"torch": "2"}, micro_batches=self.units, max_steps=self.last)
-        self.heal_s = LASTS * self.silence_s
+        self.heal_s = LASTS * self.silence_s * (2 if theme_of(seed) == "relay" else 1)
         self.now_s = 0.0
         self.log: list[tuple[float, str, str]] = []
         self.counts: Counter[str] = Counter({f"theme {theme_of(seed)}": 1})
@@ -78,7 +79,7 @@ class World:
         """Paths at which something other than a connection was broken."""
         self.has_v0 = self.is_spoilt = self.lost_disk = False
         self.founding: Generation | None = None
-        self.foundings = 0
+        self.foundings: set[Generation] = set()
         self.paused = False
         self.flipped: set[int] = set()
         self.later: list[tuple[float, Callable[[], None]]] = []
@@ -107,8 +108,11 @@ class World:
         self._events += 1
         self.counts[name] += 1
         faults = self._waiting.pop((name, self.counts[name]), [])
-        self._due.extend(faults)
         for fault in faults:
+            if fault.later_s:
+                self.later.append((self.now_s + fault.later_s * self.silence_s, partial(self._due.append, fault)))
+                continue
+            self._due.append(fault)
             if (
                 fault.kind in DEATHS_OF_CONTROL
                 and name in strikes.WHILE_CONTROL_ACTS
@@ -218,9 +222,13 @@ class World:
         at = f"{event.generation} begins at {tuple(position_of(event.position))}"
         self.say("control", f"{at}, keeps {event.keep}, deals {event.deal}")
         if event.founding:
-            self.foundings += 1
             self.founding = event.generation
-            laws.a_run_is_founded_once(self.foundings)
+
+    def goes(self, generation: Generation) -> None:
+        """Control says Go."""
+        if generation == self.founding:
+            self.foundings.add(generation)
+            laws.a_run_is_founded_once(len(self.foundings))
 
     def is_over(self, generation: Generation) -> bool:
         state = self.host.server.state if self.host.server is not None else None
