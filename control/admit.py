@@ -93,6 +93,11 @@ def admit_hello(state: State, hello: Hello, now_s: float) -> Admission:
         return Refusal(why)
     if state.remembers and state.begun is None:
         return NotYet()
+    if hello.memory is not None and _knows_other_orders(state, hello.memory):
+        return Refusal(
+            f"sphere {hello.path}: it knows orders that this control never gave, from one whose ledger was lost; start "
+            "it anew [LW405]"
+        )
     seat = state.seat_at(hello.path)
     if seat is not None and is_same_process(seat, hello):
         if hello.sphere in (0, seat.sphere):
@@ -111,6 +116,12 @@ def refused(state: State, hello: Hello, refusal: Refusal) -> Refused | End:
     if ended is not None and hello.run_id == state.run_id:
         return End(status=ended.status, reason=ended.reason)
     return Refused(text=refusal.text)
+
+
+def _knows_other_orders(state: State, memory: Memory) -> bool:
+    """Whether a number means another order there than here: it would obey that one."""
+    ours = [order.wanted for order in state.orders[: len(memory.orders)]]
+    return ours != memory.orders
 
 
 def _is_remembered(state: State, hello: Hello) -> bool:

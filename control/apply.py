@@ -51,7 +51,8 @@ def apply(state: State, event: Event) -> State:
             seat = state.seats[event.sphere]
             told = Told(tick=seat.told.tick)  # Ticks are counted on: a sphere drops a number it has heard.
             waits_s = event.at_s if not seat.connected else seat.waits_s
-            back = replace(seat, connected=True, heard_s=event.at_s, waits_s=waits_s, told=told)
+            # What it did meanwhile nobody heard: it counts as stuck no sooner than one that came now.
+            back = replace(seat, connected=True, heard_s=event.at_s, stands_s=event.at_s, waits_s=waits_s, told=told)
             return _seated(_looking_again(state, event), back)
         case SphereLost():
             seat = state.seats[event.sphere]

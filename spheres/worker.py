@@ -81,7 +81,7 @@ def main(
         return 1 if end.status == "failed" else 0
     except AdmissionRefused as error:
         print(error, file=sys.stderr)
-        return 1
+        return START_ANEW if link.heard.view else 1  # who was called once fits: what is given up is this process
     except (Sick, LinkBroken, Worn) as error:
         print(error, file=sys.stderr)
         return START_ANEW

@@ -303,6 +303,18 @@ def test_a_control_that_adopts_takes_no_order_before_it_knows_the_run() -> None:
     assert play.order("stop") == "" and play.state.wanted.number == 2
 
 
+@pytest.mark.parametrize("rates", [[0.25], [0.5, 0.25]])
+def test_who_knows_other_orders_than_control_has_to_begin_anew(rates: list[float]) -> None:
+    """A control that adopted the run without hearing of them gave their numbers to others: it would obey its own."""
+    play = remembering()
+    assert play.knock(told_by("0", 8, 7, [0.5])) == ""
+    play.prove("0")
+    play.wait(6.0)
+    assert play.state.adopting_s is None
+    assert "it knows orders that this control never gave" in play.knock(told_by("1", 3, 6, rates))
+    assert play.knock(told_by("1", 3, 6, [0.5])) == "" and play.knock(told_by("0", 8, 7, [])) == ""
+
+
 def test_an_order_that_was_remembered_is_in_force_from_where_the_rows_say() -> None:
     """Not from version 0: a replay would obey it too early. And a run that was paused is paused."""
     play = remembering()

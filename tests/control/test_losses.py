@@ -77,6 +77,19 @@ def test_a_first_micro_batch_may_take_as_long_as_it_does() -> None:
     assert not play.told(Expelled)
 
 
+def test_who_was_cut_off_from_control_is_not_stuck_when_it_is_back() -> None:
+    """What it did meanwhile nobody could hear."""
+    play = Play("0", "1", silence_s=2.0).begin()
+    play.keep_beating(1.0, "0", "1", units_done=1)
+    play.lose("0")
+    play.lose("1")
+    play.wait(20.0)
+    play.hello("0", pid=100, sphere=1)
+    play.hello("1", pid=101, sphere=2)
+    play.keep_beating(5.8, "0", "1", units_done=1)
+    assert not play.told(Expelled) and play.generation == (1, 1)
+
+
 @pytest.mark.parametrize("phase", [Phase.REDUCING, Phase.PAUSED, Phase.FETCHING, Phase.BUILDING, Phase.CLOSING])
 def test_who_waits_for_others_is_not_stuck(phase: Phase) -> None:
     """Only computing can be."""

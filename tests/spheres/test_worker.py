@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from control.protocol import End, Failed, Hello, Refused, ToControl, ToSphere, Welcome
+from control.protocol import Beat, End, Failed, Hello, Refused, ToControl, ToSphere, View, Welcome
 from lightwatch import sync as seam
 from spheres import worker
 from tests.spheres.fake_control import FakeControl
@@ -55,6 +55,25 @@ def test_the_code_says_whether_a_successor_is_wanted(run_dir: Path, script: str,
         hello = control.of(Hello)[0]
         assert (hello.path, hello.former, hello.port > 0) == ("0/0", 4321, True)
         assert bool(control.of(Failed)) == told
+
+
+def test_who_took_part_and_is_refused_when_it_is_back_begins_anew(run_dir: Path) -> None:
+    """Its number was given up, not its place."""
+    file = run_dir / "script.py"
+    file.write_text(
+        "from lightwatch import sync\n"
+        "link = sync.current._link\n"
+        "link.wait(lambda heard: heard.view, 10.0)\n"
+        "link.wait(lambda heard: heard.end, 10.0)\n"
+    )
+
+    def gives_up(message: ToControl) -> list[ToSphere]:
+        if isinstance(message, Hello):
+            return [Welcome(sphere=7, incarnation=1), View(generation=(1, 1), members=[])]
+        return [Refused(text="number 7 was given up; start it anew")] if isinstance(message, Beat) else []
+
+    with FakeControl(gives_up) as control:
+        assert worker.main(run_dir, control.address, "0/0", [str(file)]) == 75
 
 
 def test_who_is_refused_does_not_come_again(run_dir: Path) -> None:
