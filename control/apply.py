@@ -41,6 +41,9 @@ from .versions import founded, obeying, reported, settle
 
 REQUESTS_KEPT = 1024
 
+UNHEARD_OF = 1000
+"""Numbers that are left free above those remembered: somebody may come later who was given one after that."""
+
 
 def apply(state: State, event: Event) -> State:
     """The state after `event`."""
@@ -156,7 +159,7 @@ def _remembered(state: State, event: Remembered) -> State:
     for wanted in memory.orders[len(orders) :]:
         orders = (*orders, Order(wanted, "remembered"))
     spheres = [member.sphere for member in memory.members]
-    next_sphere = max([state.next_sphere, *(sphere + 1 for sphere in spheres)])
+    next_sphere = max([state.next_sphere, *(sphere + 1 + UNHEARD_OF for sphere in spheres)])
     if memory.generation <= state.running:
         return replace(state, incarnation=event.incarnation, orders=orders, next_sphere=next_sphere)
     begun = GenerationBegun(

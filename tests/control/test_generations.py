@@ -255,11 +255,11 @@ def test_a_control_without_a_ledger_takes_up_what_spheres_know_if_it_may() -> No
     play = remembering()
     assert play.knock(told_by("0", 8, 7, [0.5])) == ""
     assert play.state.incarnation == 5 and play.state.running == (4, 7)
-    assert play.state.sphere_at["0"] == 8 and play.state.next_sphere == 9
+    assert play.state.sphere_at["0"] == 8 and play.state.next_sphere > 9
     assert play.knock(told_by("2", 9, 6, [0.5, 0.25])) == "", (
         "left out before, and yet the newest id, and an order more"
     )
-    assert play.state.running == (4, 7) and play.state.next_sphere == 10
+    assert play.state.running == (4, 7) and play.state.next_sphere > 10
     assert [order.wanted.learning_rate for order in play.state.orders] == [0.5, 0.25]
 
 
@@ -278,7 +278,19 @@ def test_a_control_that_adopts_takes_no_newcomer_before_it_knows_the_run() -> No
     play.wait(60.0)
     assert not play.told(View)
     assert play.knock(told_by("0", 8, 7, [])) == ""
-    assert play.hello("1") == "" and play.state.sphere_at["1"] == 9
+    assert play.hello("1") == "" and play.state.sphere_at["1"] > 8
+
+
+def test_a_control_that_adopts_gives_no_number_that_it_has_not_heard_of_yet() -> None:
+    """The first that it hears may have missed a generation in which others came."""
+    play = remembering()
+    play.knock(told_by("0", 1, 2, []))
+    assert play.hello("1") == ""
+    members = [Member(sphere=number, path=path) for path, number in (("0", 1), ("1", 3), ("2", 4))]
+    memory = Memory(generation=(4, 3), members=members, position=Position(version=9), orders=[])
+    later = Hello(run_id="run", path="2", pid=102, host="here", sphere=4, incarnation=4, memory=memory)
+    assert play.knock(later) == ""
+    assert play.state.sphere_at["2"] == 4 and len(set(play.state.sphere_at.values())) == 3
 
 
 def test_a_control_that_adopts_tells_nobody_to_go_into_what_it_only_remembers() -> None:
