@@ -112,11 +112,11 @@ class Steps(Process):
         most, count = Counter(checks).most_common(1)[0]
         if count == len(checks):
             return
-        odd = next(rank for rank, check in enumerate(checks) if check != most) if 2 * count > len(checks) else None
+        odd = [sphere for sphere, check in zip(group.ids, checks, strict=True) if check != most]
         self.place.sums = None
-        if odd is None or group.ids[odd] == self.sphere:
+        if 2 * count <= len(checks) or self.sphere in odd:
             self._sick("it stands apart in the weights")
-        self._freeze(f"{group.ids[odd]} stands apart in the weights", [], group.ids[odd])
+        self._freeze(f"{odd[0]} stands apart in the weights", [], odd[0])
         raise GenerationEnded("unsound")
 
     def _act(self, agreed: Agreed) -> Waits:
