@@ -203,6 +203,8 @@ def soundness(
     """Why this summed tail must not be acted on, or None; the odd member is named where a majority makes it odd.
 
     Without a majority about the weights nobody can be believed: each member that asks, number `own`, is the odd one.
+    With one, each that stands apart is, to itself: were only the first of them named, one that had just fetched from
+    another could be thrown out for it again and again, and that other stay.
     sums_checks: checksums of the reduced buckets as they arrived here; None where there are none (float).
     """
     taken = tail.units["taken"].tolist()
@@ -227,7 +229,8 @@ def _apart(name: str, column: Ints, name_of: Callable[[int], str], own: int | No
         other = int(np.flatnonzero(column != column[0])[0])
         odd = own if name in OF_THE_WEIGHTS else None
         return Unsound(f"{name_of(0)} and {name_of(other)} disagree about the {name} [LW304]", odd)
-    odd = int(np.flatnonzero(column != values[int(counts.argmax())])[0])
+    apart = np.flatnonzero(column != values[int(counts.argmax())]).tolist()
+    odd = own if own in apart else int(apart[0])
     return Unsound(f"{name_of(odd)} stands apart in the {name} [LW304]", odd)
 
 

@@ -189,6 +189,14 @@ def test_of_two_with_different_weights_each_is_the_odd_one(name: str, own: int) 
     assert soundness(tail, None, own=own) == Unsound(f"member 0 and member 1 disagree about the {name} [LW304]", own)
 
 
+@pytest.mark.parametrize(("own", "odd"), [(0, 1), (1, 1), (2, 1), (3, 3), (4, 1)])
+def test_each_that_stands_apart_is_the_odd_one_to_itself(own: int, odd: int) -> None:
+    """Also one whose state came from another that does: both leave, or the next would take it from there again."""
+    tail = Tail(1, 1, 0, 5)
+    tail.members["weights"][:] = [5, 6, 5, 6, 5]
+    assert soundness(tail, None, own=own) == Unsound(f"member {odd} stands apart in the weights [LW304]", odd)
+
+
 def test_members_may_have_seen_different_orders() -> None:
     """The newest order is a minimum, not an equation."""
     tail = sound_tail()
