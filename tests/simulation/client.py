@@ -67,7 +67,8 @@ class Client:
         if not answer.ok or not answer.number:
             return
         laws.an_order_is_given_once(self.numbers.get(answer.request), answer.number, answer.request)
-        self.numbers[answer.request] = answer.number
+        if "already" not in answer.text:  # else it made no order: what is wanted may be another order's by the next time
+            self.numbers[answer.request] = answer.number
         if answer.version is not None:
             laws.an_order_takes_effect_once(self.versions.get(answer.number), answer.version, answer.number)
             if answer.number not in self.versions:

@@ -70,8 +70,7 @@ class Control(Server):
             case GenerationBegun():
                 self.host.world.begun(event)
             case SphereExpelled():
-                sphere = self.host.world.by_sphere.get(event.sphere)
-                laws.nobody_is_thrown_out_for_nothing(sphere is None or sphere.path in self.host.world.troubled, event.text)
+                self.host.world.thrown_out(event.sphere, self.state.generation, event.text)
             case RunEnded():
                 self.host.world.say("control", f"ends the run: {event.status}, {event.reason}")
                 laws.the_run_does_not_fail(event, self.host.world.flipped)

@@ -131,10 +131,10 @@ def a_generation_begins_at_the_highest(begins: tuple[int, ...], holders: Mapping
             _broken(f"it begins at {begins}, and {who} stands at {at}")
 
 
-def nobody_is_thrown_out_for_nothing(troubled: bool, text: str) -> None:
-    """Who only lost its connection now and then is taken back, not thrown out."""
-    if not troubled:
-        _broken(text)
+def who_has_answered_is_not_thrown_out(answered_s: float, most_s: float, text: str) -> None:
+    """An answer to the roll call that was lost with a connection comes again over the next one."""
+    if "[LW409]" in text and answered_s > most_s:
+        _broken(f"{answered_s:.0f} s after its answer: {text}")
 
 
 # ---------------------------------------------------------------- what is computed

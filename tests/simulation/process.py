@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from control.protocol import End, Failed, Go, Hello, Phase, StoreReply, Tick, ToSphere, View, Welcome
+from control.protocol import NO_GENERATION, End, Failed, Go, Hello, Phase, StoreReply, Tick, ToSphere, View, Welcome
 from lightwatch.place import Place
 from lightwatch.sync import GenerationEnded, Position
 from lightwatch.sync import Wanted as Obeyed
@@ -55,6 +55,7 @@ class Process:
         self.holds_state = False
         self.finished = False
         self.offered: tuple[tuple[int, int], Position, Weights] | None = None
+        self.answered = (NO_GENERATION, 0.0)
         self.view: View | None = None
         self.go: Go | None = None
         self._generation = (0, 0)

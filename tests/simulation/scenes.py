@@ -50,16 +50,21 @@ def _newcomer_alone(chance: random.Random, places: int) -> list[Fault]:
 def _adoption(chance: random.Random, places: int) -> list[Fault]:
     """Control's disk is lost; while another one takes the run over, orders come, and it dies again. The first whom it
     hears has come late."""
-    at_s = chance.uniform(2.0, 8.0)
+    lost = ("fault disk lost", 1)
     return [
-        Fault(0, "rate", (0, 0), chance.uniform(0.5, at_s)),
-        Fault(1, "joiner", (chance.randrange(12), 0), chance.uniform(0.5, at_s)),
-        Fault(2, "disk lost", (0, 0), at_s, back_s=chance.choice((0.05, 0.3, 1.5))),
-        Fault(8, "one is left", (NEWEST, 0), at_s + chance.uniform(0.0, 0.3), for_s=chance.uniform(0.3, 2.5)),
-        *(Fault(3 + each, "rate", (0, 0), at_s + chance.uniform(0.1, 2.5)) for each in range(3)),
-        Fault(6, "control dies", (0, 0), at_s + chance.uniform(0.5, 4.0), back_s=chance.choice((0.05, 0.3, 1.5))),
-        Fault(7, "sphere dies", (chance.randrange(12), 0), at_s + chance.uniform(0.1, 6.0)),
+        Fault(0, "rate", (0, 0), 0.0, ("sphere heard Go", 1), chance.uniform(0.1, 2.0)),
+        Fault(1, "joiner", (chance.randrange(12), 0), 0.0, ("version made", chance.randint(1, 2 * places))),
+        Fault(2, "disk lost", (0, 0), 0.0, ("fault joiner", 1), chance.uniform(0.5, 6.0), back_s=_soon(chance)),
+        Fault(3, "one is left", (NEWEST, 0), 0.0, lost, chance.uniform(0.01, 0.3), for_s=chance.uniform(0.3, 2.5)),
+        Fault(4, "control dies", (0, 0), 0.0, lost, chance.uniform(0.5, 4.0), back_s=_soon(chance)),
+        Fault(5, "sphere dies", (chance.randrange(12), 0), 0.0, lost, chance.uniform(0.1, 5.0)),
+        *(Fault(6 + each, "rate", (0, 0), 0.0, lost, chance.uniform(0.1, 2.5)) for each in range(3)),
     ]
+
+
+def _soon(chance: random.Random) -> float:
+    """How long a control is away."""
+    return chance.choice((0.05, 0.3, 1.5))
 
 
 def _former_control(chance: random.Random, places: int) -> list[Fault]:

@@ -72,6 +72,7 @@ class Sphere(Steps):
             standing = self.place.standing(self.weights.digest, lambda: cast(Any, None))
             readable = self.world.reads_v0(self.path)
             self.link.send(ready_of(view.generation, standing, holds_state=self.holds_state, has_v0=readable))
+            self.answered = (view.generation, self.world.now_s)
             self.world.mark("sphere said Ready")
             go = yield from self._until(lambda heard: self._newer_view(heard) or heard.go)
             if isinstance(go, Go) and (yield from self._obey(view, go)):

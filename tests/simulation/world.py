@@ -224,6 +224,12 @@ class World:
         if event.founding:
             self.founding = event.generation
 
+    def thrown_out(self, sphere: int, generation: Generation, text: str) -> None:
+        """Control has decided so."""
+        who = self.by_sphere.get(sphere)
+        if who is not None and who.answered[0] == generation and who.path not in self.troubled:
+            laws.who_has_answered_is_not_thrown_out(self.now_s - who.answered[1], 2 * self.silence_s, text)
+
     def goes(self, generation: Generation) -> None:
         """Control says Go."""
         if generation == self.founding:
