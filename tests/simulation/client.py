@@ -27,7 +27,7 @@ class Client:
         self.versions: dict[int, int] = {}
 
     def order(self, what: str) -> None:
-        """Give a new order; what control has not taken by now is given up, or it would come after it. Rates only rise."""
+        """Give a new order; what control has not taken by now is given up: it would come after it. Rates only rise."""
         self._asked_s = {each: at_s for each, at_s in self._asked_s.items() if each in self.numbers}
         request = str(len(self._asks) + 1)
         if what == "rate":
@@ -67,7 +67,7 @@ class Client:
         if not answer.ok or not answer.number:
             return
         laws.an_order_is_given_once(self.numbers.get(answer.request), answer.number, answer.request)
-        if "already" not in answer.text:  # else it made no order: what is wanted may be another order's by the next time
+        if "already" not in answer.text:  # else it made no order
             self.numbers[answer.request] = answer.number
         if answer.version is not None:
             laws.an_order_takes_effect_once(self.versions.get(answer.number), answer.version, answer.number)

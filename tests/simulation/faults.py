@@ -76,7 +76,8 @@ def planned(seed: int, lasts_s: float, left_out: Collection[int] = ()) -> list[F
     chance = random.Random(f"{seed}/faults")
     theme = theme_of(seed)
     if theme in SCENES:
-        return [fault for fault in SCENES[theme](chance, len(parse_tree(tree_of(seed)))) if fault.number not in left_out]
+        places = len(parse_tree(tree_of(seed)))
+        return [fault for fault in SCENES[theme](chance, places) if fault.number not in left_out]
     weights: dict[str, int] = {}
     for name, kinds in KINDS.items():
         for kind, weight in kinds.items():

@@ -77,7 +77,6 @@ class Control(Server):
             case _:
                 pass
 
-
     def _line(self) -> set[int]:
         """Who was told to go last, without asking the code that is judged."""
         return set(self.state.begun.deal) if self.state.begun is not None else set()

@@ -81,6 +81,7 @@ def _former_control(chance: random.Random, places: int) -> list[Fault]:
 
 def _lost_words(chance: random.Random, places: int) -> list[Fault]:
     """Connections break just when something was said over them."""
+
     def breaks(number: int) -> Fault:
         name = chance.choice(tuple(WORDS))
         after = (name, chance.randint(1, WORDS[name]))

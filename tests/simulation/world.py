@@ -87,9 +87,8 @@ class World:
         self.tails_met: dict[tuple[Generation, int], bool] = {}
         self._tail_began: dict[tuple[Generation, Position], int] = {}
         self._first_step: dict[Generation, int] = {}
-        self._events = 0
+        self._events = self._idle = 0
         self._told: dict[tuple[Generation, str], object] = {}
-        self._idle = 0
         self._healed = False
         self.host = Host(self, "host")
         self.hosts = [self.host]
