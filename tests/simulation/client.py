@@ -22,6 +22,8 @@ class Client:
         self._world = world
         self._asks: dict[str, Ask] = {}
         self._asked_s: dict[str, float] = {}
+        self._idle: set[str] = set()
+        """Requests that made no order, for what they asked was wanted already: repeated later, they may make one."""
         self._rate = 0.0
         self.numbers: dict[str, int] = {}
         self.versions: dict[int, int] = {}
@@ -67,7 +69,9 @@ class Client:
         if not answer.ok or not answer.number:
             return
         laws.an_order_is_given_once(self.numbers.get(answer.request), answer.number, answer.request)
-        if "already" not in answer.text:  # else it made no order
+        if "already" in answer.text and "given already" not in answer.text:
+            self._idle.add(answer.request)
+        if answer.request not in self._idle:
             self.numbers[answer.request] = answer.number
         if answer.version is not None:
             laws.an_order_takes_effect_once(self.versions.get(answer.number), answer.version, answer.number)
