@@ -73,6 +73,12 @@ class Disk:
         ledger._prepare("run")
         return ledger
 
+    def count(self, kind: str) -> int:
+        """How many facts of this kind are written."""
+        if not self._sqlite.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone():
+            return 0
+        return int(self._sqlite.execute("SELECT count(*) FROM events WHERE kind = ?", (kind,)).fetchone()[0])
+
     @property
     def is_open(self) -> bool:
         """Whether something was written and not committed."""

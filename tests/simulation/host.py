@@ -112,6 +112,7 @@ class Host:
         self.world, self.name, self.adopt = world, name, adopt
         self.chance = random.Random(f"{world.seed}/{name}")
         self.disk = Disk(self._strikes, world.may_cut_power)
+        self._remembered = 0
         self.gate = Gate(self)
         self.server: Control | None = None
         self.told = NOTHING
@@ -140,6 +141,7 @@ class Host:
         world.points.host = self
         self.awake_s = 0.0
         self.superseded = False
+        self.adopt = self.adopt and self.disk.count("Remembered") == self._remembered
         settings = Settings(
             folder=self.disk.folder, run_id="run", tree=world.tree, silence_s=world.silence_s, adopt=self.adopt
         )
@@ -156,6 +158,10 @@ class Host:
         world.mark("control up")
         if not self.adopt:
             laws.nothing_acknowledged_is_forgotten(self.told, world.answered_by(self), server.state)
+
+    def told_to_adopt(self) -> None:
+        """By a person, who says so until its ledger knows what the spheres remember."""
+        self.adopt, self._remembered = True, self.disk.count("Remembered")
 
     def turn(self, dt_s: float) -> int | None:
         """Its exit code once it ends."""
@@ -182,7 +188,6 @@ class Host:
         self.disk.crash()
         if self.server is not None:
             self.world.say(self.name, "control dies")
-            self.adopt = self.adopt and self.server.state.begun is None  # a person says so until it knows the run
             if self.server.journal.newest > self._line and self.chance.random() < 0.5:
                 self.disk.tear(self.chance)
                 self.world.mark("torn line")

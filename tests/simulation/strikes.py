@@ -305,7 +305,7 @@ def fenced(world: World, host: Host) -> None:
     later = max((each.incarnation for each in (*world.hosts, *world.retired) if each is not host), default=0)
     laws.only_the_superseded_are_fenced(later > host.incarnation, host.name)
     host.die(0.3)
-    host.adopt = True
+    host.told_to_adopt()
     world.hosts.append(host)
 
 
