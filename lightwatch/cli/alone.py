@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from .view import View
 if TYPE_CHECKING:
     from control.ledger import Ledger
 
+    from ..saver import Home
     from .recording import Recording
 
 
@@ -102,6 +104,7 @@ class AloneRun:
             configured=self._configured,
             stop_wanted=lambda: bool(self._received),
         )
+        self._sync.home = self._home(self._sync)
         if self._settings.profile:
             self._sync.trace = Trace(self._folder.profile, self._settings.paths[0])
         try:
@@ -112,6 +115,13 @@ class AloneRun:
             self._sync.leave()
         finally:
             seam.current = None
+
+    def _home(self, sync: Recording) -> Home:
+        from ..saver import Home
+
+        sections = () if self._settings.script else ("model", "data", "control")
+        config = {name: asdict(getattr(self._settings.run, name)) for name in sections}
+        return Home(self._folder.path, self._folder.run_id, self._settings.tree, config, sync.records)
 
     def _tell(self, row: Row) -> None:
         self._last = row

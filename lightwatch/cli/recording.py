@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import msgspec
 from torch import nn
 
 from control.ledger import Ledger
@@ -66,6 +67,10 @@ class Recording(Alone):
             ("max_steps", length.max_steps),
         ):
             self._ledger.set(key, value)
+
+    def records(self) -> tuple[dict[str, Any], ...]:
+        """What a checkpoint keeps of each sphere: of the one that there is."""
+        return ({"path": self.path, "totals": msgspec.to_builtins(self.totals)},)
 
     def leave(self) -> None:
         """The script has ended: so does its training, if it has not yet."""
