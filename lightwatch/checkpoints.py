@@ -233,13 +233,6 @@ def _named(path: Path) -> set[str]:
         return {file.name for file in path.iterdir()}
 
 
-def _may_be_left(file: Path, run: str, mark: str | None) -> bool:
-    """Whether no save of this run but a dead one can have left it, unless a manifest names it."""
-    name = file.name.removeprefix(".")
-    of_run = name.startswith(f"{run}-") and not (mark and name.startswith(f"{run}-{mark}-"))
-    return of_run or file.name.startswith(f".{MANIFEST}.")
-
-
 def _folders(folder: Path) -> Iterator[Path]:
     try:
         yield from sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())

@@ -34,6 +34,8 @@ class Saving:
         self._data = ""
         self._last = -1
         """The version that was saved last, by number or by stopping."""
+        self._left_out = 0
+        """Saves in a row that a slow disk has cost."""
         self.run = home.run
 
     @property
@@ -80,8 +82,11 @@ class Saving:
     def _save(self) -> None:
         version = self._stepper.version
         if self._saver.busy:
-            log.warning("version %d is not saved: the save before it is still being written", version)
+            self._left_out += 1
+            tell = log.warning if self._left_out == 1 else log.debug
+            tell("version %d is not saved: the save before it is still being written [LW608]", version)
             return
+        self._left_out = 0
         try:
             self._saver.begin(self._stepper.snapshot(), self._about())
         except LightwatchError as error:  # such as an optimizer's state that no file can hold
