@@ -1,0 +1,466 @@
+"""A training that goes on from a checkpoint is the one that was never interrupted, and no disk ends a training."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightwatch.callbacks import CheckpointWritten
+from lightwatch.checkpoints import checkpoints_in, newest_whole
+from lightwatch.errors import ConfigError, DataError, StateError
+from lightwatch.manifest import read_manifest
+from lightwatch.metrics import StepReport, TrainingState
+from lightwatch.parts import read_state, state_digest
+from lightwatch.saver import Saver
+from lightwatch.snapshot import Snapshot
+from lightwatch.sync import Alone
+from lightwatch.trainer import Trainer
+from tests.models import gpt_trainer, mlp, regression_pairs, small_trainer
+from tests.test_snapshot import OPTIMIZERS, odd_trainer
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bare Trainer's checkpoints lie under the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def told(report: StepReport) -> dict[str, object]:
+    """What a version's report says, but for how long it took."""
+    return {name: value for name, value in vars(report).items() if name not in ("seconds", "how")}
+
+
+def saved(folder: Path) -> list[int]:
+    return [found.manifest.version for found in checkpoints_in(folder) if found.manifest]
+
+
+def in_full(trainer: Trainer) -> Snapshot:
+    return trainer._stepper.snapshot()
+
+
+def equal(one: Snapshot, other: Snapshot) -> bool:
+    same = all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
+    return one.facts == other.facts and one.tensors.keys() == other.tensors.keys() and same
+
+
+def patient(trainer: Trainer) -> None:
+    """Have each step wait for what is in flight: a small model's is faster than any disk."""
+    saving = trainer._loop.saving
+    assert saving is not None
+    trainer.on_step_end = lambda _: saving._saver.flush()
+
+
+# ------------------------------------------------------------ restoring
+
+
+@pytest.mark.parametrize("version", [0, 1, 4, 7])
+def test_ten_more_steps_are_those_of_a_training_that_was_never_interrupted(version: int) -> None:
+    """Weights, moments, exponents, learning rate, losses, evaluations, best loss: all of it, bit for bit."""
+    whole, reports = [], []
+    uninterrupted = gpt_trainer(Alone(whole.append), max_steps=version + 10, save_interval=0)
+    uninterrupted.train()
+    first = gpt_trainer(Alone(), max_steps=version + 10, save_interval=0)
+    if version:
+        first.train_steps(version)
+    path = first.checkpoint()
+    again = gpt_trainer(Alone(reports.append), max_steps=version + 10, save_interval=0)
+    with torch.no_grad():
+        for parameter in again.model.parameters():
+            parameter.mul_(0.5)
+    assert again.restore(path) == first.state() and again.version == version
+    assert again.digest() == first.digest() == read_manifest(path).digest
+    again.train()
+    assert [told(each) for each in reports[1:]] == [told(each) for each in whole[version + 1 :]]
+    assert equal(in_full(again), in_full(uninterrupted))
+    assert again.best_eval == uninterrupted.best_eval and again.digest() == uninterrupted.digest()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_any_model_and_optimizer_goes_on_as_it_was(optimizer: str) -> None:
+    """Tied and frozen weights, BatchNorm, buffers of no state_dict, channels last; torch's own optimizers."""
+    whole, first, again = (odd_trainer(Alone(), optimizer) for _ in range(3))
+    whole.train()
+    first.train_steps(3)
+    again.restore(first.checkpoint())
+    again.train()
+    assert equal(in_full(again), in_full(whole)) and again.state() == whole.state()
+
+
+def test_a_learning_rate_that_was_ordered_is_still_in_force() -> None:
+    whole, first, again = (gpt_trainer(Alone(), max_steps=8, save_interval=0) for _ in range(3))
+    for trainer in (whole, first):
+        trainer.train_steps(2)
+        trainer.set_learning_rate(0.05)
+        trainer.train_steps(2)
+    again.restore(first.checkpoint())
+    again.train()
+    whole.train()
+    assert equal(in_full(again), in_full(whole)) and again.state().lr == whole.state().lr
+
+
+def test_a_trainer_that_goes_back_makes_the_same_versions_again() -> None:
+    """In the same process, in a lineage of its own: 3 to 6 twice."""
+    reports: list[StepReport] = []
+    trainer = gpt_trainer(Alone(reports.append), max_steps=6, save_interval=0)
+    trainer.train_steps(3)
+    path = trainer.checkpoint()
+    trainer.train()
+    end = trainer.digest()
+    assert trainer.restore(path).step == 3 and trainer.digest() != end
+    trainer.train()
+    assert trainer.digest() == end and trainer.version == 6
+    numbers = [report.version for report in reports]
+    again = numbers.index(3, numbers.index(6))
+    assert [told(r)["loss"] for r in reports[again + 1 :]] == [told(r)["loss"] for r in reports[4:7]]
+    assert read_manifest(trainer.checkpoint("later")).lineage == 1
+
+
+def test_the_newest_whole_one_is_taken_and_what_was_passed_over_is_named(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = small_trainer(save_interval=0, max_checkpoints=0)
+    for _ in range(3):
+        trainer.train_steps(1)
+        trainer.checkpoint()
+    part = next((here / "checkpoints" / "step-3").glob("*.safetensors"))
+    part.write_bytes(part.read_bytes()[:-1])
+    other = small_trainer(save_interval=0)
+    with caplog.at_level(logging.WARNING, "lightwatch"):
+        assert other.restore("checkpoints").step == 2
+    assert str(part.relative_to(here)) in caplog.text
+
+
+def test_what_can_not_be_restored_changes_nothing(here: Path) -> None:
+    """No checkpoint, a damaged one, one of another model or optimizer; not from within a training either."""
+    gpt = gpt_trainer(Alone(), save_interval=0)
+    gpt.train_steps(1)
+    gpt.checkpoint("gpt")
+    trainer = small_trainer(save_interval=0)
+    trainer.train_steps(2)
+    before = in_full(trainer)
+    kept = Snapshot({name: tensor.clone() for name, tensor in before.tensors.items()}, before.facts)
+    for path, sentence in (("nowhere", "no whole checkpoint"), ("checkpoints/gpt", "another model"), (".", "whole")):
+        with pytest.raises(DataError, match=sentence):
+            trainer.restore(path)
+        assert equal(in_full(trainer), kept) and trainer.version == 2
+    path = trainer.checkpoint("own")
+    model = mlp()
+    other = Trainer(model, regression_pairs(40), optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(DataError, match="by AdamW, this one's optimizer is SGD"):
+        other.restore(path)
+
+    def back(_: TrainingState) -> None:
+        trainer.restore(path)
+
+    trainer.on_step_end = back
+    with pytest.raises(StateError, match="can't go back"):
+        trainer.train_steps(1)
+    assert trainer.version == 3
+
+
+def test_another_config_or_other_data_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """What decides no bit is none."""
+    trainer = small_trainer(save_interval=0)
+    path = trainer.checkpoint()
+    with caplog.at_level(logging.WARNING, "lightwatch"):
+        small_trainer(save_interval=7, log_interval=3, checkpoint_dir="other").restore(path)
+        assert caplog.text == ""
+        small_trainer(save_interval=0, seed=2, data=[*trainer.data.dataset[:-1], trainer.data.dataset[0]]).restore(path)
+    assert "seed was 1 and is 2" in caplog.text and "the data's fingerprint was" in caplog.text
+
+
+# ------------------------------------------------------------ saving
+
+
+def test_a_checkpoint_says_what_it_is_of(here: Path) -> None:
+    trainer = gpt_trainer(Alone(), max_steps=5, save_interval=0, checkpoint_dir="kept")
+    trainer.train_steps(3)
+    path = trainer.checkpoint()
+    assert path == Path("kept/step-3")
+    manifest = read_manifest(here / path)
+    assert (manifest.version, manifest.lineage, manifest.seed, manifest.tree) == (3, 0, 1, "1")
+    assert manifest.digest == trainer.digest() and manifest.data == trainer.data.fingerprint
+    assert manifest.state_digest == state_digest(in_full(trainer))
+    assert manifest.config["training"] == vars(trainer.config)
+    state, best = trainer.state(), trainer.best_eval
+    assert best is not None and manifest.metrics == {
+        "epoch": 0, "loss": state.loss, "learning_rate": state.lr, "grad_norm": state.grad_norm,
+        "eval_loss": trainer.eval_loss, "best_eval_loss": best[0], "best_eval_version": best[1],
+    }  # fmt: skip
+    assert manifest.orders == {"number": 0, "paused": False, "stopped": False, "learning_rate": None}
+
+
+def test_versions_are_saved_at_the_interval_and_so_many_stay(here: Path) -> None:
+    """Each is that version of a training without saves."""
+    digests: dict[int, str] = {}
+    trainer = small_trainer(max_steps=12, save_interval=2, max_checkpoints=3)
+
+    trainer.register_callback("weight_update", lambda state: digests.update({state.step: trainer.digest()}))
+    patient(trainer)
+    trainer.train()
+    assert saved(here / "checkpoints") == [8, 10, 12]
+    for found in checkpoints_in(here / "checkpoints"):
+        kept = found.manifest
+        assert kept is not None
+        assert kept.digest == digests[kept.version] == read_state(found.path, kept).digest()
+
+
+def test_without_an_interval_nothing_is_saved(here: Path) -> None:
+    trainer = small_trainer(save_interval=0)
+    trainer.on_step_end = lambda state: trainer.stop() if state.step == 3 else None
+    trainer.train()
+    assert list(here.iterdir()) == []
+
+
+def test_saving_changes_no_bit() -> None:
+    plain, saving = gpt_trainer(Alone(), save_interval=0), gpt_trainer(Alone(), save_interval=1)
+    plain.train()
+    saving.train()
+    assert equal(in_full(plain), in_full(saving))
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(here: Path) -> None:
+    """A disk that takes until the training has ended: the bytes are those of the version that was due, later ones are
+    left out, and the end waits for it."""
+    trainer = small_trainer(max_steps=6, save_interval=2)
+    saving, ended, versions = trainer._loop.saving, threading.Event(), []
+    assert saving is not None
+    saving._saver._passing = lambda moment: None if moment != "piece" else _waited(ended)
+    digests: dict[int, str] = {}
+
+    def note(state: TrainingState) -> None:
+        digests[state.step] = trainer.digest()
+        versions.append(state.step)
+        if state.step == 6:
+            ended.set()
+
+    trainer.on_step_end = note
+    trainer.train()
+    assert versions == [1, 2, 3, 4, 5, 6] and saved(here / "checkpoints")[0] == 2
+    manifest = read_manifest(here / "checkpoints" / "step-2")
+    assert manifest.digest == digests[2]
+
+
+def _waited(event: threading.Event) -> None:
+    assert event.wait(30)
+
+
+def test_a_stop_saves_the_version_that_it_stopped_at(here: Path) -> None:
+    """And from there the training goes on as if nobody had stopped it."""
+    whole = small_trainer(save_interval=0)
+    whole.train()
+    trainer = small_trainer(save_interval=4)
+    trainer.on_step_end = lambda state: trainer.stop() if state.step == 2 else None
+    trainer.train()
+    assert trainer.version == 3 and saved(here / "checkpoints") == [3]
+    again = small_trainer(save_interval=4)
+    again.restore("checkpoints")
+    again.train()
+    assert state_digest(in_full(again)) == state_digest(in_full(whole)) and again.state() == whole.state()
+
+
+def test_a_checkpoint_is_told_when_it_is_whole(here: Path) -> None:
+    """CHECKPOINT, in the training's thread: path, version and digest."""
+    heard: list[CheckpointWritten] = []
+    threads = set()
+    trainer = small_trainer(save_interval=3)
+
+    def hear(written: CheckpointWritten) -> None:
+        assert newest_whole(written.path.parent).path is not None
+        threads.add(threading.current_thread())
+        heard.append(written)
+
+    trainer.register_callback("checkpoint", hear)
+    patient(trainer)
+    trainer.train()
+    trainer.checkpoint("end")
+    assert [(each.path.name, each.version) for each in heard] == [("step-3", 3), ("step-6", 6), ("end", 6)]
+    assert heard[-1].digest == trainer.digest() and threads == {threading.current_thread()}
+
+
+def test_a_callback_may_ask_for_a_checkpoint(here: Path) -> None:
+    """It is of the version that stands; a name that can't be is refused, and the version stays whole."""
+    trainer = small_trainer(save_interval=0)
+    digests = {}
+
+    def best(state: TrainingState) -> None:
+        if state.step in (2, 4):
+            digests[state.step] = trainer.digest()
+            trainer.checkpoint("best")
+
+    trainer.on_step_end = best
+    trainer.train()
+    manifest = read_manifest(here / "checkpoints" / "best")
+    assert manifest.version == 4 and manifest.digest == digests[4]
+    with pytest.raises(ConfigError, match="a checkpoint's name"):
+        trainer.checkpoint("step-9")
+
+
+def test_on_a_tree_control_says_when() -> None:
+    class Tree(Alone):
+        alone = False
+
+    trainer = small_trainer(Tree(), save_interval=2)
+    for call in (trainer.checkpoint, lambda: trainer.restore("checkpoints")):
+        with pytest.raises(StateError, match="on a tree control says"):
+            call()  # type: ignore[operator]
+
+
+# ------------------------------------------------------------ disks that fail
+
+
+def failing(call: str, trouble: int) -> Callable[..., object]:
+    def fail(*_: object, **__: object) -> object:
+        raise OSError(trouble, os.strerror(trouble))
+
+    return fail
+
+
+@contextmanager
+def file_size(most: int) -> Iterator[None]:
+    """No file of this process may grow beyond so many bytes: a full disk, as far as a writer can tell."""
+    import signal
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.mark.parametrize("trouble", ["full", "EIO on fsync", "EROFS on rename", "ENOSPC on mkdir"])
+def test_a_disk_that_fails_costs_a_checkpoint_and_one_warning(
+    trouble: str, here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training goes on to the bits of one without saves; the older checkpoint stays, nothing else is left, and when
+    the disk is healthy again the next save succeeds."""
+    whole, trainer = (gpt_trainer(Alone(), max_steps=10, save_interval=0) for _ in range(2))
+    whole.train()
+    trainer = gpt_trainer(Alone(), max_steps=10, save_interval=2)
+    saving = trainer._loop.saving
+    assert saving is not None
+
+    @contextmanager
+    def broken() -> Iterator[None]:
+        if trouble == "full":
+            with file_size(1000):
+                yield
+            return
+        with monkeypatch.context() as patch:
+            target, name, number = {
+                "EIO on fsync": (os, "fsync", errno.EIO),
+                "EROFS on rename": (Path, "replace", errno.EROFS),
+                "ENOSPC on mkdir": (Path, "mkdir", errno.ENOSPC),
+            }[trouble]
+            patch.setattr(target, name, failing(name, number))
+            yield
+
+    stack: list[object] = []
+
+    def boundaries(state: TrainingState) -> None:
+        saving.flush()
+        if state.step in (3, 7):
+            context = broken() if state.step == 3 else stack.pop()
+            stack.append(context)
+            context.__enter__() if state.step == 3 else context.__exit__(None, None, None)  # type: ignore[attr-defined]
+        if state.step == 7:
+            assert saved(here / "checkpoints") == [2]
+            left = {path.name for path in here.rglob("*") if path.is_file()}
+            assert len(left) == 2 and "manifest.json" in left
+
+    trainer.on_step_end = boundaries
+    with caplog.at_level(logging.INFO, "lightwatch"):
+        trainer.train()
+    assert equal(in_full(trainer), in_full(whole))
+    assert saved(here / "checkpoints") == [2, 8, 10]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1 and "step-4 is given up, training goes on" in warnings[0] and "[LW608]" in warnings[0]
+    assert "checkpoints can be written again" in caplog.text
+
+
+def test_a_folder_that_can_not_be_one_costs_only_checkpoints(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (here / "checkpoints").write_text("a file")
+    trainer = small_trainer(save_interval=2)
+    trainer.train()
+    assert trainer.version == 6 and "is given up, training goes on" in caplog.text
+    with pytest.raises(StateError, match=r"step-6 can't be written: .*\[LW604\]"):
+        trainer.checkpoint()
+
+
+# ------------------------------------------------------------ killed on the way
+
+
+def first_state() -> tuple[Snapshot, dict[str, object]]:
+    trainer = small_trainer(save_interval=0)
+    trainer.train_steps(2)
+    return in_full(trainer), {"version": 2, "lineage": 0}
+
+
+def killed_at(number: int, body: Callable[[], object]) -> bool:
+    """Run it in a fork that dies, without a word, just before its n-th call to the file system; whether it died."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    try:
+        count = 0
+
+        def call(event: str, _: object = None) -> None:
+            nonlocal count
+            if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "moment"):
+                count += 1
+                if count == number:
+                    os._exit(9)
+
+        fsync = os.fsync
+        os.fsync = lambda descriptor: (call("moment"), fsync(descriptor))[1]
+        sys.addaudithook(call)
+        body()
+        os._exit(0)
+    except BaseException:
+        os._exit(1)
+
+
+def test_killed_at_each_call_of_a_save_the_newest_whole_one_is_found(here: Path) -> None:
+    """The third of a run that keeps two: from its first look at the folder to the last file that is pruned. The save
+    after that cleans up."""
+    snapshot, _ = first_state()
+    kept, folder = here / "kept", here / "folder"
+
+    def save(version: int, into: Path) -> None:
+        facts = {**snapshot.facts, "position": [0, version, 0, 0]}
+        saver = Saver(into, "run", 2, lambda moment: sys.audit("moment"))
+        saver.begin(Snapshot(snapshot.tensors, facts), {"version": version, "lineage": 0})
+        saver.flush()
+        assert saver.news()[0].error is None
+
+    save(1, kept)
+    save(2, kept)
+    found = []
+    for number in range(1, 200):
+        shutil.copytree(kept, folder)
+        if not killed_at(number, lambda: save(3, folder)):
+            break
+        newest = newest_whole(folder)
+        assert newest.manifest is not None and newest.path is not None and not newest.skipped
+        assert state_digest(read_state(newest.path, newest.manifest)) == newest.manifest.state_digest
+        found.append(newest.manifest.version)
+        save(4, folder)
+        assert len(checkpoints_in(folder)) == 2 and newest_whole(folder).path == folder / "step-4"
+        assert len([path for path in folder.rglob("*") if path.is_file()]) == 4
+        shutil.rmtree(folder)
+    assert len(found) > 20 and found == sorted(found) and set(found) == {2, 3}
