@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .errors import ConfigError, DataError
 from .files import flush_folder
-from .manifest import MANIFEST, Manifest, read_manifest, why_not_whole
+from .manifest import MANIFEST, Manifest, read_manifest, refuse_damaged, why_not_whole
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -123,9 +123,7 @@ def chosen(path: Path, run: str | None = None) -> Newest:
     """
     if os.path.lexists(path / MANIFEST):
         manifest = read_manifest(path)
-        why = why_not_whole(path, manifest)
-        if why:
-            raise DataError(why)
+        refuse_damaged(path, manifest)
         return Newest(path, manifest, ())
     found = newest_whole(path, run)
     if found.manifest is None:

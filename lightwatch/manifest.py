@@ -118,8 +118,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{path} lacks what a checkpoint has: {error}; take an older checkpoint [LW605]") from None
 
 
-def why_not_whole(folder: Path, manifest: Manifest) -> str | None:
-    """The sentence if a file is not what the manifest says, to the byte; None if all are. Reads everything."""
+def refuse_damaged(folder: Path, manifest: Manifest) -> None:
+    """Raise DataError, naming the first file that is not what the manifest says, to the byte. Reads everything."""
     for file in manifest.files:
         path = folder / file.name
         try:
@@ -134,7 +134,15 @@ def why_not_whole(folder: Path, manifest: Manifest) -> str | None:
             what = "is not there"
         except OSError as error:
             what = f"can't be read: {error.strerror or error}"
-        return f"{path} {what}; take an older checkpoint [LW605]"
+        raise DataError(f"{path} {what}; take an older checkpoint [LW605]")
+
+
+def why_not_whole(folder: Path, manifest: Manifest) -> str | None:
+    """The sentence with which `refuse_damaged` refuses; None if every byte is what was written."""
+    try:
+        refuse_damaged(folder, manifest)
+    except DataError as error:
+        return str(error)
     return None
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .errors import ConfigError, DataError
 from .files import written_aside
-from .manifest import Manifest, WrittenFile, why_not_whole
+from .manifest import Manifest, WrittenFile, refuse_damaged
 from .snapshot import Snapshot
 
 FORMAT = "part 1"
@@ -151,9 +151,7 @@ def state_digest_of(folder: Path, names: Iterable[str], share: Share) -> str:
 
 def read_state(folder: Path, manifest: Manifest) -> Snapshot:
     """The state in a checkpoint, in memory of its own: every byte of it is what was written, or DataError is raised."""
-    why = why_not_whole(folder, manifest)
-    if why:
-        raise DataError(why)
+    refuse_damaged(folder, manifest)
     flat = {
         name: torch.empty(math.prod(shape), dtype=_dtype(dtype)) for name, (dtype, shape) in manifest.tensors.items()
     }

@@ -55,7 +55,7 @@ class Checkpoint:
     def optimizer(self) -> dict[str, Any] | None:
         """The optimizer's state_dict; None if none was saved."""
         kept = self.snapshot.facts.get(OPTIMIZER)
-        return None if kept is None else together(kept, self.snapshot.tensors)  # type: ignore[no-any-return]
+        return None if kept is None else together(kept, self.snapshot.tensors)
 
     @property
     def extra(self) -> Any:

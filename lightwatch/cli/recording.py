@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-import msgspec
 from torch import nn
 
 from control.ledger import Ledger
@@ -19,9 +18,11 @@ from control.status import Totals
 from control.totals import Account, booked, saved
 
 from ..config import TrainingConfig
+from ..errors import ReductionError
 from ..metrics import Closing, StepReport
-from ..sync import Alone, Length
+from ..sync import Alone, How, Length
 from .rows import Row, parse_row
+from .summary import costs
 
 
 class Recording(Alone):
@@ -70,7 +71,7 @@ class Recording(Alone):
 
     def records(self) -> tuple[dict[str, Any], ...]:
         """What a checkpoint keeps of each sphere: of the one that there is."""
-        return ({"path": self.path, "totals": msgspec.to_builtins(self.totals)},)
+        return ({"path": self.path, **costs({self.path: self.totals}, [])},)
 
     def leave(self) -> None:
         """The script has ended: so does its training, if it has not yet."""
@@ -93,9 +94,19 @@ class Recording(Alone):
         row = LedgerRow(generation=NO_GENERATION, **told)
         self._account = booked(self._account, row)
         line = metrics_line(row, self._micro_batches)
+        self._refuse_another(row)
         self._ledger.record_row(row)
-        if report.version:  # v0 was made by no step; control writes no line for it either
+        if report.how != How.HERE.value:  # no step made what training begins with; control writes no line for it either
             self._metrics.write(line)
         shown = parse_row(line)
         if shown is not None:
             self._tell(shown)
+
+    def _refuse_another(self, row: LedgerRow) -> None:
+        """What is made again, after going on from a checkpoint, must be what the ledger holds already."""
+        known = self._ledger.row(row.version)
+        if known is not None and known.check is not None and known.check != row.check:
+            raise ReductionError(
+                f"version {row.version} was made again with other weights (check {row.check}) than the ledger says "
+                f"({known.check}): this is not the machine, the data or the code that the run began with [LW533]"
+            )
