@@ -89,6 +89,7 @@ def _add_launch(parser: argparse.ArgumentParser, tree: str) -> None:
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=_whole, default=None, help="end at version N")
     parser.add_argument("--data", metavar="PATH", default=None, help="a text file, a folder or a glob")
+    parser.add_argument("--resume", metavar="DIR", default=None, help="go on with the run in DIR, as it was begun")
     parser.add_argument("--seed", metavar="S", type=_whole, default=None, help="decides v0, order and dropout")
     parser.add_argument("--config", metavar="FILE", default=None, help="a TOML file; flags go over it")
     parser.add_argument("--reduction", metavar="R", default=None, help="exact (default) or float")
