@@ -86,7 +86,10 @@ def broken_off(project: Path, name: str, number: signal.Signals) -> Path:
 def same_rows(one: Path, other: Path) -> None:
     """No gap, no repeat, and each number that does not hang on the clock."""
     found = [
-        [{name: row[name] for name in COMPARED} for row in map(json.loads, (each / "metrics.jsonl").open())]
+        [
+            {name: row[name] for name in COMPARED}
+            for row in map(json.loads, (each / "metrics.jsonl").read_bytes().splitlines())
+        ]
         for each in (one, other)
     ]
     assert found[0] == found[1] and [row["version"] for row in found[0]] == list(range(1, STEPS + 1))
