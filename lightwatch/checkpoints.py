@@ -109,7 +109,7 @@ def newest_whole(folder: Path, run: str | None = None) -> Newest:
     for each in reversed(found):
         if each.manifest is None or run not in (None, each.manifest.run):
             continue
-        why = why_not_whole(each.path, each.manifest)
+        why = why_damaged(each)
         if why is None:
             return Newest(each.path, each.manifest, tuple(skipped))
         skipped.append(why)
@@ -132,11 +132,9 @@ def chosen(path: Path, run: str | None = None) -> Newest:
     return found
 
 
-def verify(folder: Path) -> tuple[list[Found], list[str]]:
-    """Hash everything again: all checkpoints, and a sentence for each that is not whole."""
-    found = checkpoints_in(folder)
-    troubles = [each.why if each.manifest is None else why_not_whole(each.path, each.manifest) for each in found]
-    return found, [trouble for trouble in troubles if trouble]
+def why_damaged(found: Found) -> str | None:
+    """Hash everything in it again: the sentence if a byte of it is not what was written."""
+    return found.why if found.manifest is None else why_not_whole(found.path, found.manifest)
 
 
 # ------------------------------------------------------------ what goes
@@ -155,9 +153,7 @@ def prune(folder: Path, run: str, most: int) -> list[Path]:
     old = own[:-most]
     if not old:
         return []
-    whole = next(
-        (each for each in reversed(own) if each.manifest and not why_not_whole(each.path, each.manifest)), None
-    )
+    whole = next((each for each in reversed(own) if why_damaged(each) is None), None)
     gone = [each.path for each in old if each is not whole]
     for path in gone:
         remove(path)

@@ -23,7 +23,7 @@ from lightwatch.checkpoints import (
     prune,
     step_folder,
     sweep,
-    verify,
+    why_damaged,
 )
 from lightwatch.errors import ConfigError, DataError
 from lightwatch.manifest import Manifest, as_bytes, read_manifest, sha256_of_file, why_not_whole, write_manifest
@@ -258,17 +258,16 @@ def test_the_one_that_is_named_is_chosen_if_it_is_whole(tmp_path: Path) -> None:
         chosen(tmp_path / "step-1")
 
 
-def test_verify_hashes_everything_again(tmp_path: Path) -> None:
+def test_every_damaged_one_is_told_apart(tmp_path: Path) -> None:
     """Also those that nobody would take: a sentence for each that is damaged."""
     for version in (1, 2, 3):
         write(tmp_path / f"step-{version}", state(version))
-    assert verify(tmp_path)[1] == []
+    assert [why_damaged(found) for found in checkpoints_in(tmp_path)] == [None] * 3
     (tmp_path / "step-1" / "manifest.json").write_text("{")
     part = next((tmp_path / "step-2").glob("run-*"))
     part.write_bytes(part.read_bytes()[:-1])
-    found, troubles = verify(tmp_path)
-    assert len(found) == 3 and len(troubles) == 2
-    assert "step-1" in troubles[0] and str(part) in troubles[1]
+    first, second, third = (why_damaged(found) for found in checkpoints_in(tmp_path))
+    assert first and "step-1" in first and second and str(part) in second and third is None
 
 
 @pytest.mark.parametrize(("most", "left"), [(0, 6), (2, 2), (6, 6), (9, 6)])

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import Found, checkpoints_in, is_of_a_step, prune
+from ..checkpoints import Found, checkpoints_in, is_of_a_step, prune, why_damaged
 from ..config import RunConfig, load
 from ..errors import ConfigError
-from ..manifest import MANIFEST, read_manifest, why_not_whole
+from ..manifest import MANIFEST, read_manifest
 from .folder import DiskError
 from .terminal import Terminal
 
@@ -48,7 +48,7 @@ def verify(arguments: argparse.Namespace, terminal: Terminal) -> int:
         raise ConfigError(f"{folder} holds no checkpoint, so nothing that could be verified [LW606]")
     rows, damaged = [], 0
     for each in found:
-        why = each.why if each.manifest is None else why_not_whole(each.path, each.manifest)
+        why = why_damaged(each)
         damaged += bool(why)
         rows.append(as_row(each) | {"whole": not why, "why": why or ""})
         terminal.tell(f"{each.path.name}: damaged: {why}" if why else f"{each.path.name}: whole")

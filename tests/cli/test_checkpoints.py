@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from control.ledger import Ledger
 from lightwatch.checkpoints import checkpoints_in, newest_whole
 from lightwatch.cli.main import main
 from lightwatch.cli.rows import bytes_up_to, read_rows
@@ -196,16 +198,31 @@ def test_other_data_are_refused_where_they_lie(command: Command, project: Path, 
     assert (folder / "metrics.jsonl").read_bytes() == rows
 
 
-def test_a_run_that_still_goes_on_is_left_alone(command: Command, project: Path) -> None:
-    from control.ledger import Ledger
-
+def test_a_run_that_still_goes_on_is_left_alone(command: Command, project: Path, killed: Path) -> None:
     folder = project / "live"
-    shutil.copytree(project / "killed", folder) if (project / "killed").exists() else pytest.skip("nothing was killed")
+    shutil.copytree(killed, folder)
     run = newest_whole(folder / "checkpoints").manifest
     assert run is not None
     with Ledger.open(folder / "ledger.db", run.run):
         refused(command("train", "--resume", "live", folder=project), "another process is writing it")
     assert not (folder / "summary.json").exists()
+
+
+def test_what_is_made_again_must_be_what_the_ledger_says(command: Command, project: Path, killed: Path) -> None:
+    """A version that comes out otherwise ends the run by its number, before anything is told of it."""
+    folder = project / "otherwise"
+    shutil.copytree(killed, folder)
+    newest = newest_whole(folder / "checkpoints").manifest
+    assert newest is not None
+    with sqlite3.connect(folder / "ledger.db") as ledger:
+        text = ledger.execute("SELECT row FROM versions WHERE version = ?", (newest.version + 1,)).fetchone()[0]
+        row = json.dumps(json.loads(text) | {"check": 1})
+        ledger.execute("UPDATE versions SET row = ? WHERE version = ?", (row, newest.version + 1))
+    ledger.close()
+    result = command("train", "--resume", "otherwise", folder=project)
+    assert result.returncode == 1 and f"version {newest.version + 1} was made again with other weights" in result.stderr
+    assert "[LW533]" in result.stderr
+    assert [row["version"] for row in read_rows(folder / "metrics.jsonl")] == list(range(1, newest.version + 1))
 
 
 def test_metrics_are_cut_after_the_version_that_is_restored(tmp_path: Path) -> None:
