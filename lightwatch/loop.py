@@ -9,6 +9,7 @@ have behind them returns at once.
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Loop:
         self.stepper = stepper
         self.reached = 0
         """The version to which the script's calls have come: one that came late finds others ahead of its script."""
+        self._thread = threading.current_thread()
         self._replica = replica
         self._units = units
         self._sync = sync
@@ -66,6 +68,7 @@ class Loop:
                 "this trainer is training already: train(), train_steps() and close() can't be called from one of its "
                 "callbacks or from another thread; let the callback return first [LW807]"
             )
+        self._thread = threading.current_thread()
         self._cut_short = self.status is TrainingStatus.ERROR and closing and target == before
         self.status = move(self.status, TrainingStatus.INITIALIZING)
         try:
@@ -104,8 +107,13 @@ class Loop:
     def checkpoint(self, name: str | None) -> Path:
         """Save the version that stands. On the disk when this returns, but for a call from within the training."""
         saving = self._own_saving()
+        running = self.status in (TrainingStatus.RUNNING, TrainingStatus.PAUSED)
+        if running and threading.current_thread() is not self._thread:
+            raise StateError(
+                "a checkpoint can't be taken from another thread while a step is made: ask for it in a callback [LW807]"
+            )
         path = saving.now(name)
-        if self.status not in (TrainingStatus.RUNNING, TrainingStatus.PAUSED):
+        if not running:
             for saved in saving.flush():
                 if saved.error is not None and saved.path == path:
                     raise StateError(coded(f"{path} can't be written: {told(saved.error)}", "LW608")) from saved.error

@@ -183,6 +183,26 @@ def test_a_callback_may_ask_for_a_checkpoint(here: Path) -> None:
         trainer.checkpoint("step-9")
 
 
+def test_another_thread_may_not_ask_in_the_middle_of_a_step() -> None:
+    """It would see half an update."""
+    trainer, refused = small_trainer(save_interval=0), []
+
+    def ask() -> None:
+        try:
+            trainer.checkpoint()
+        except StateError as error:
+            refused.append(str(error))
+
+    def elsewhere(_: TrainingState) -> None:
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+
+    trainer.on_step_end = elsewhere
+    trainer.train_steps(1)
+    assert len(refused) == 1 and "from another thread" in refused[0]
+
+
 def test_on_a_tree_control_says_when() -> None:
     class Tree(Alone):
         alone = False
