@@ -6,8 +6,6 @@ import errno
 import logging
 import os
 import resource
-import shutil
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +20,6 @@ from lightwatch.errors import ConfigError, StateError
 from lightwatch.manifest import read_manifest
 from lightwatch.metrics import TrainingState
 from lightwatch.parts import read_state, state_digest
-from lightwatch.saver import Saver
 from lightwatch.snapshot import Snapshot
 from lightwatch.sync import Alone
 from lightwatch.trainer import Trainer
@@ -295,72 +292,3 @@ def test_a_folder_that_can_not_be_one_costs_only_checkpoints(here: Path, caplog:
     assert trainer.version == 6 and "is given up, training goes on" in caplog.text
     with pytest.raises(StateError, match=r"step-6 can't be written: .*\[LW604\]"):
         trainer.checkpoint()
-
-
-# ------------------------------------------------------------ killed on the way
-
-
-def first_state() -> tuple[Snapshot, dict[str, object]]:
-    trainer = small_trainer(save_interval=0)
-    trainer.train_steps(2)
-    return in_full(trainer), {"version": 2, "lineage": 0}
-
-
-def killed_at(number: int, body: Callable[[], object]) -> bool:
-    """Run it in a fork that dies, without a word, just before its n-th call to the file system; whether it died."""
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
-    try:
-        count = 0
-
-        def call(event: str, _: object = None) -> None:
-            nonlocal count
-            if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "moment"):
-                count += 1
-                if count == number:
-                    os._exit(9)
-
-        fsync = os.fsync
-
-        def counted(fd: int) -> None:
-            call("moment")
-            fsync(fd)
-
-        os.fsync = counted  # type: ignore[assignment]
-        sys.addaudithook(call)
-        body()
-        os._exit(0)
-    except BaseException:
-        os._exit(1)
-
-
-def test_killed_at_each_call_of_a_save_the_newest_whole_one_is_found(here: Path) -> None:
-    """The third of a run that keeps two: from its first look at the folder to the last file that is pruned. The save
-    after that cleans up."""
-    snapshot, _ = first_state()
-    kept, folder = here / "kept", here / "folder"
-
-    def save(version: int, into: Path) -> None:
-        facts = {**snapshot.facts, "position": [0, version, 0, 0]}
-        saver = Saver(into, "run", 2, lambda moment: sys.audit("moment"))
-        saver.begin(Snapshot(snapshot.tensors, facts), {"version": version, "lineage": 0})
-        saver.flush()
-        assert saver.news()[0].error is None
-
-    save(1, kept)
-    save(2, kept)
-    found = []
-    for number in range(1, 200):
-        shutil.copytree(kept, folder)
-        if not killed_at(number, lambda: save(3, folder)):
-            break
-        newest = newest_whole(folder)
-        assert newest.manifest is not None and newest.path is not None and not newest.skipped
-        assert state_digest(read_state(newest.path, newest.manifest)) == newest.manifest.state_digest
-        found.append(newest.manifest.version)
-        save(4, folder)
-        assert len(checkpoints_in(folder)) == 2 and newest_whole(folder).path == folder / "step-4"
-        assert len([path for path in folder.rglob("*") if path.is_file()]) == 4
-        shutil.rmtree(folder)
-    assert len(found) > 20 and found == sorted(found) and set(found) == {2, 3}
