@@ -152,6 +152,7 @@ def state_digest_of(folder: Path, names: Iterable[str], share: Share) -> str:
 def read_state(folder: Path, manifest: Manifest) -> Snapshot:
     """The state in a checkpoint, in memory of its own: every byte of it is what was written, or DataError is raised."""
     refuse_damaged(folder, manifest)
+    _refuse_impossible(folder, manifest)
     flat = {
         name: torch.empty(math.prod(shape), dtype=_dtype(dtype)) for name, (dtype, shape) in manifest.tensors.items()
     }
@@ -173,6 +174,14 @@ def read_state(folder: Path, manifest: Manifest) -> Snapshot:
     if what:
         raise DataError(f"{folder} is not one state: {what}; take an older checkpoint [LW605]")
     return snapshot
+
+
+def _refuse_impossible(folder: Path, manifest: Manifest) -> None:
+    """Raise DataError for tensors that its parts can't hold: no memory is asked for what is not there."""
+    shapes = [(shape, _dtype(dtype).itemsize) for dtype, shape in manifest.tensors.values()]
+    need = sum(math.prod(shape) * size for shape, size in shapes)
+    if need > manifest.bytes or any(length < 0 for shape, _ in shapes for length in shape):
+        raise DataError(f"{folder}: its parts have {manifest.bytes:,} bytes, its tensors would need {need:,} [LW605]")
 
 
 def _differing(snapshot: Snapshot, manifest: Manifest) -> str | None:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -66,7 +67,7 @@ class Saver:
         self._most = most
         self._passing = passing
         self._thread: threading.Thread | None = None
-        self._done: list[Saved] = []
+        self._done: deque[Saved] = deque()
 
     @property
     def busy(self) -> bool:
@@ -95,8 +96,7 @@ class Saver:
 
     def news(self) -> list[Saved]:
         """What came to its end since this was asked last, in order."""
-        done, self._done = self._done, []
-        return done
+        return [self._done.popleft() for _ in range(len(self._done))]
 
     # ------------------------------------------------------------ the thread
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import TrainingConfig
-from .errors import LightwatchError
+from .errors import told
 from .fingerprint import NEED_NOT_BE_EQUAL
 from .manifest import Manifest
 from .moments import Moments
@@ -89,8 +89,8 @@ class Saving:
         self._left_out = 0
         try:
             self._saver.begin(self._stepper.snapshot(), self._about())
-        except LightwatchError as error:  # such as an optimizer's state that no file can hold
-            log.warning("version %d is not saved: %s", version, error)
+        except Exception as error:  # an optimizer's state that no file can hold, memory that is out: training goes on
+            log.warning("version %d is not saved: %s", version, told(error))
             return
         self._last = version
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import random
@@ -146,13 +147,20 @@ def test_a_dtype_that_no_file_can_hold_is_refused() -> None:
 
 
 def test_a_part_that_lacks_is_named(tmp_path: Path) -> None:
-    """A manifest that names one part of two: what is missing is said, and nothing is given."""
-    import dataclasses
-
+    """A manifest that names one part twice, and not the other: what is missing is said, and nothing is given."""
     manifest = write(tmp_path / "c", state(), count=2)
-    write_manifest(tmp_path / "c", dataclasses.replace(manifest, files=manifest.files[:1]))
+    write_manifest(tmp_path / "c", dataclasses.replace(manifest, files=manifest.files[:1] * 2))
     with pytest.raises(DataError, match="its parts do not hold all of"):
         read_state(tmp_path / "c", read_manifest(tmp_path / "c"))
+
+
+def test_a_manifest_of_more_than_its_parts_hold_is_refused_before_memory_is_asked_for(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "c", state())
+    for shape in ((1 << 40,), (-1, 3)):
+        tensors = {**manifest.tensors, "parameters.row": ("float32", shape)}
+        write_manifest(tmp_path / "c", dataclasses.replace(manifest, tensors=tensors))
+        with pytest.raises(DataError, match=r"its parts have .* bytes, its tensors would need"):
+            read_state(tmp_path / "c", read_manifest(tmp_path / "c"))
 
 
 # ------------------------------------------------------------ the manifest
@@ -183,8 +191,6 @@ def test_what_is_no_manifest_is_refused(content: bytes, tmp_path: Path) -> None:
 
 def test_a_manifest_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
     """Its sha256 is right: whoever made it up knew the form."""
-    import dataclasses
-
     manifest = write(tmp_path / "c", state())
     elsewhere = dataclasses.replace(manifest, files=(manifest.files[0]._replace(name="../x"),))
     write_manifest(tmp_path / "c", elsewhere)

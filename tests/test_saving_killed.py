@@ -141,7 +141,7 @@ def calls(run: Run) -> Counter[str]:
 @pytest.mark.timeout(120)
 def test_killed_at_each_system_call_of_a_save_the_newest_whole_one_is_found(run: Run, calls: Counter[str]) -> None:
     """By SIGKILL from the kernel, armed for the n-th call of each kind."""
-    found = Counter()
+    found: Counter[int] = Counter()
     assert all(calls[name] for name in CALLS)
     for name in CALLS:
         for when in range(1, calls[name] + 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,6 +24,11 @@ from ..metrics import Closing, StepReport
 from ..sync import Alone, How, Length
 from .rows import Row, parse_row
 from .summary import costs
+
+log = logging.getLogger("lightwatch")
+
+OF_THE_MACHINE = ("lightwatch", "torch", "device", "machine", "cpu_capability", "environment", "matmul_precision")
+"""What a fingerprint says of where a run is, and not of what it is."""
 
 
 class Recording(Alone):
@@ -59,6 +65,7 @@ class Recording(Alone):
         return self._account.totals
 
     def admit(self, fingerprint: dict[str, str], config: TrainingConfig, length: Length) -> None:
+        self._tell_otherness(fingerprint)
         self.fingerprint = fingerprint
         self._configured(config)
         self._micro_batches = config.micro_batches
@@ -101,6 +108,14 @@ class Recording(Alone):
         shown = parse_row(line)
         if shown is not None:
             self._tell(shown)
+
+    def _tell_otherness(self, here: dict[str, str]) -> None:
+        """A run that goes on elsewhere may come to other bits than it would have had where it was begun."""
+        before = self._ledger.get("fingerprint") or {}
+        for name in OF_THE_MACHINE:
+            if before.get(name, here.get(name)) != here.get(name):
+                told = f"{name} was {before[name]!r} when the run began and is {here.get(name)!r} here"
+                log.warning("%s: from here on its bits may be other ones than it would have had", told)
 
     def _refuse_another(self, row: LedgerRow) -> None:
         """What is made again, after going on from a checkpoint, must be what the ledger holds already."""

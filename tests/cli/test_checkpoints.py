@@ -225,6 +225,17 @@ def test_what_is_made_again_must_be_what_the_ledger_says(command: Command, proje
     assert [row["version"] for row in read_rows(folder / "metrics.jsonl")] == list(range(1, newest.version + 1))
 
 
+def test_another_machine_is_told(command: Command, project: Path, killed: Path) -> None:
+    """The run goes on all the same: whether the bits are the same nobody can know."""
+    shutil.copytree(killed, project / "elsewhere")
+    with sqlite3.connect(project / "elsewhere" / "ledger.db") as ledger:
+        ledger.execute("UPDATE run SET value = json_set(value, '$.machine', 'abacus') WHERE key = 'fingerprint'")
+    ledger.close()
+    result = command("train", "--resume", "elsewhere", folder=project)
+    assert result.returncode == 0 and "machine was 'abacus' when the run began and is" in result.stderr
+    assert "torch was" not in result.stderr
+
+
 def test_metrics_are_cut_after_the_version_that_is_restored(tmp_path: Path) -> None:
     """And before a line that is torn, or none."""
     rows = [json.dumps({"version": version}).encode() + b"\n" for version in (1, 2, 3)]
