@@ -73,6 +73,8 @@ def read_rows(record: RunRecord) -> tuple[dict[int, Row], list[Contradiction]]:
 
 def is_whole(record: RunRecord) -> bool:
     """Whether the ledger was there from v0 on. One that a control began anew lacks the first rows and orders."""
+    if is_alone(record) and any(kept.version == 0 for kept in record.versions):
+        return True  # it opens its ledger anew whenever it goes on
     return record.incarnation == 1 or any(each.incarnation == 1 for each in record.generations)
 
 
