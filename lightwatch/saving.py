@@ -58,9 +58,10 @@ class Saving:
 
     def stopped(self) -> None:
         """Training ends before its time: this version is what it goes on from."""
-        if self._stepper.config.save_interval and self._last != self._stepper.version:
+        if self._stepper.config.save_interval:
             self._saver.flush()
-            self._save()
+            if self._last != self._stepper.version or self._saver.failed:
+                self._save()
 
     def now(self, name: str | None) -> Path:
         """Save this version, after the one in flight; where it will lie. Raises ConfigError, and what a copy raises."""
