@@ -78,6 +78,11 @@ def is_whole(record: RunRecord) -> bool:
     return record.incarnation == 1 or any(each.incarnation == 1 for each in record.generations)
 
 
+def begun_at(record: RunRecord) -> int:
+    """The version that nobody made in this run: 0, or that of another run's checkpoint, where a script took one."""
+    return int(record.notes.get("begun_at", 0))
+
+
 def is_alone(record: RunRecord) -> bool:
     """One process without control: it keeps neither orders nor generations."""
     return not record.generations and not record.spheres
@@ -86,7 +91,7 @@ def is_alone(record: RunRecord) -> bool:
 def missing(record: RunRecord, plan: Plan | None) -> Iterator[Contradiction]:
     """Versions without a row: between the first and the newest, and those that the run's end must have made."""
     held = {kept.version for kept in record.versions}
-    next_one = 0 if is_whole(record) else min(held)
+    next_one = begun_at(record) if is_whole(record) else min(held)
     for version in sorted(held):
         if version > next_one:
             which = f"rows up to version {version - 1}" if version - 1 > next_one else "a row"

@@ -103,6 +103,8 @@ class Recording(Alone):
         line = metrics_line(row, self._micro_batches)
         self._refuse_another(row)
         self._ledger.record_row(row)
+        if report.how == How.HERE.value and report.version and self._ledger.row(0) is None:
+            self._ledger.set("begun_at", report.version)  # the script took it from another run
         if report.how != How.HERE.value:  # no step made what training begins with; control writes no line for it either
             self._metrics.write(line)
         shown = parse_row(line)

@@ -27,6 +27,17 @@ from tests.cli.commands import TINY, environment, refused, start, summary_of, ti
 pytestmark = pytest.mark.timeout(120)
 
 STEPS = 400
+SCRIPT = """
+from pathlib import Path
+from lightwatch import Trainer, TrainingConfig
+from tests.models import mlp, regression_pairs
+import torch
+config = TrainingConfig(max_steps=6, save_interval=4, micro_batches=2, batch_size=4, eval_interval=0)
+trainer = Trainer(mlp(), regression_pairs(40), config, loss_fn=torch.nn.functional.mse_loss)
+if Path("first/checkpoints").exists():
+    trainer.restore("first/checkpoints")
+trainer.train()
+"""
 COMPARED = ("version", "loss", "lr", "grad_norm", "eval_loss", "epoch", "clip_ratio", "tokens", "samples")
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -223,6 +234,24 @@ def test_what_is_made_again_must_be_what_the_ledger_says(command: Command, proje
     assert result.returncode == 1 and f"version {newest.version + 1} was made again with other weights" in result.stderr
     assert "[LW533]" in result.stderr
     assert [row["version"] for row in read_rows(folder / "metrics.jsonl")] == list(range(1, newest.version + 1))
+
+
+def test_a_scripts_checkpoints_lie_in_its_runs_folder(command: Command, project: Path) -> None:
+    """And the next run of the script goes on from there, by `Trainer.restore`; `train --resume` says so."""
+    (project / "script.py").write_text(SCRIPT)
+    digests = []
+    for name in ("first", "second"):
+        result = command("run", "--tree", "1", "--out", name, "--quiet", "script.py", folder=project)
+        assert result.returncode == 0, result.stderr
+        digests.append(summary_of(project / name)["digest"])
+    newest = newest_whole(project / "first" / "checkpoints").manifest
+    assert newest is not None and newest.version == 4 and set(newest.config) == {"training"}
+    assert newest.run == summary_of(project / "first")["run_id"]
+    assert digests[0] == digests[1]
+    rows = read_rows(project / "second" / "metrics.jsonl")
+    assert [row["version"] for row in rows] == [5, 6]
+    assert command("verify", "second", folder=project).returncode == 0
+    refused(command("train", "--resume", "first", folder=project), "a script was run there", "Trainer.restore(")
 
 
 def test_another_machine_is_told(command: Command, project: Path, killed: Path) -> None:
