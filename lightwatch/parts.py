@@ -14,8 +14,9 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .checkpoints import Attempt
 from .errors import ConfigError, DataError
 from .files import written_aside
 from .manifest import Manifest, WrittenFile, refuse_damaged
@@ -147,6 +149,26 @@ def state_digest_of(folder: Path, names: Iterable[str], share: Share) -> str:
         for piece, sha in _told(folder / name, share.forms):
             hashes[piece] = sha
     return _digest(share.forms, share.facts, hashes)
+
+
+def manifest_of(
+    attempt: Attempt, share: Share, files: Sequence[WrittenFile], digest: str, about: dict[str, Any]
+) -> Manifest:
+    """The manifest of a save whose parts are these files, whoever wrote them; by whoever holds one of the shares.
+
+    digest: of the weights. about: the fields that only the caller knows, `version` and `lineage` among them. Reads the
+    parts' headers. Raises DataError if a part lacks.
+    """
+    return Manifest(
+        run=attempt.run,
+        digest=digest,
+        state_digest=state_digest_of(attempt.path, [file.name for file in files], share),
+        tensors=share.forms,
+        facts=share.facts,
+        files=tuple(files),
+        written_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        **about,
+    )
 
 
 def read_state(folder: Path, manifest: Manifest) -> Snapshot:

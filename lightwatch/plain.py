@@ -12,7 +12,6 @@ import json
 import logging
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from .checkpoints import Attempt, chosen, give_up
 from .errors import ConfigError, DataError
 from .files import flush_folder, write_whole
 from .manifest import Manifest, read_manifest, write_manifest
-from .parts import read_state, share_of, state_digest_of, write_part
+from .parts import manifest_of, read_state, share_of, write_part
 from .snapshot import BUFFERS, HIDDEN, OPTIMIZER, PARAMETERS, Snapshot, apart, together
 
 log = logging.getLogger("lightwatch")
@@ -89,12 +88,8 @@ def save_checkpoint(
         flush_folder(folder.parent)
         part = write_part(share, folder, attempt.part())
         old = _files_in(folder)
-        manifest = Manifest(
-            run=run, version=version, lineage=0, digest=snapshot.digest(), tensors=share.forms, facts=share.facts,
-            state_digest=state_digest_of(folder, [part.name], share), files=(part,),
-            written_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )  # fmt: skip
-        write_manifest(folder, manifest)
+        about = {"version": version, "lineage": 0}
+        write_manifest(folder, manifest_of(attempt, share, [part], snapshot.digest(), about))
     except BaseException:
         with contextlib.suppress(OSError):
             give_up(attempt)

@@ -15,7 +15,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from .checkpoints import Attempt, give_up, named_folder, prune, step_folder, swe
 from .errors import told
 from .files import flush_folder
 from .manifest import Manifest, write_manifest
-from .parts import Share, share_of, state_digest_of, write_part
+from .parts import Share, manifest_of, share_of, write_part
 from .snapshot import Snapshot
 
 log = logging.getLogger("lightwatch")
@@ -126,16 +125,8 @@ class Saver:
         flush_folder(path.parent)
         part = write_part(share, path, attempt.part(), self._passing)
         self._passing("parts")
-        manifest = Manifest(
-            run=self._run,
-            digest=Snapshot({name: flat for name, (_, flat) in share.held.items()}).digest(),
-            state_digest=state_digest_of(path, [part.name], share),
-            tensors=share.forms,
-            facts=share.facts,
-            files=(part,),
-            written_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            **about,
-        )
+        digest = Snapshot({name: flat for name, (_, flat) in share.held.items()}).digest()
+        manifest = manifest_of(attempt, share, [part], digest, about)
         write_manifest(path, manifest, self._passing)
         self._passing("named")
         return manifest

@@ -28,7 +28,7 @@ from lightwatch.checkpoints import (
 )
 from lightwatch.errors import ConfigError, DataError
 from lightwatch.manifest import Manifest, as_bytes, read_manifest, sha256_of_file, why_not_whole, write_manifest
-from lightwatch.parts import PIECE_ELEMENTS, read_state, share_of, state_digest, state_digest_of, write_part
+from lightwatch.parts import PIECE_ELEMENTS, manifest_of, read_state, share_of, state_digest, write_part
 from lightwatch.snapshot import Snapshot
 
 
@@ -57,11 +57,9 @@ def write(folder: Path, snapshot: Snapshot, *, run: str = "run", count: int = 1,
     folder.mkdir(parents=True, exist_ok=True)
     shares = [share_of(snapshot, index, count) for index in range(count)]
     files = [write_part(share, folder, attempt.part(index, count)) for index, share in enumerate(shares)]
-    manifest = Manifest(
-        run=run, version=version, lineage=snapshot.facts["position"][0], digest=snapshot.digest(),
-        state_digest=state_digest_of(folder, [file.name for file in files], shares[0]), tensors=shares[0].forms,
-        facts=shares[0].facts, files=tuple(files), control='{"generation": [1, 2]}', spheres=({"path": "0/1"},),
-    )  # fmt: skip
+    told = {"version": version, "lineage": snapshot.facts["position"][0]}
+    told |= {"control": '{"generation": [1, 2]}', "spheres": ({"path": "0/1"},)}
+    manifest = manifest_of(attempt, shares[-1], files, snapshot.digest(), told)
     write_manifest(folder, manifest)
     return manifest
 
