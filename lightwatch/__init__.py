@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     from .optim import clip_grad_norm_ as clip_grad_norm_
     from .optim import clip_grad_value_ as clip_grad_value_
     from .optim import grad_norm as grad_norm
+    from .plain import Checkpoint as Checkpoint
+    from .plain import export_checkpoint as export_checkpoint
+    from .plain import load_checkpoint as load_checkpoint
+    from .plain import restore_checkpoint as restore_checkpoint
+    from .plain import save_checkpoint as save_checkpoint
     from .statistics import GradientStatistics as GradientStatistics
     from .statistics import gradient_statistics as gradient_statistics
     from .status import TrainingStatus as TrainingStatus
@@ -74,6 +79,13 @@ _HOMES = {
     "lightwatch.metrics": ("TrainingState",),
     "lightwatch.model": ("GPT",),
     "lightwatch.optim": ("clip_grad_norm_", "clip_grad_value_", "grad_norm"),
+    "lightwatch.plain": (
+        "Checkpoint",
+        "export_checkpoint",
+        "load_checkpoint",
+        "restore_checkpoint",
+        "save_checkpoint",
+    ),
     "lightwatch.statistics": ("GradientStatistics", "gradient_statistics"),
     "lightwatch.status": ("TrainingStatus",),
     "lightwatch.trainer": ("Trainer",),

@@ -11,7 +11,8 @@
     ERROR          when the training ends by an exception, before that leaves `train`  ErrorRaised
 
 On a tree each sphere calls its own, with the same values but for batches and seconds: those are the sphere's own.
-CHECKPOINT is called on the sphere that wrote the file, and nowhere in a script that runs without `lightwatch run`. An
+CHECKPOINT is called on the sphere that wrote the file; path is that of a checkpoint's folder, and at the end of a run,
+under `lightwatch run`, that of the model. It comes between two steps, some time after the version that was saved. An
 epoch that a training breaks off has no EPOCH_END. A callback is for watching: what it changes of weights, batches or
 gradients in place changes what is learned, and must be the same on all spheres: the next tail finds unequal weights.
 

@@ -39,6 +39,11 @@ def save_model(model: nn.Module, path: Path) -> None:
             continue
         seen.add(home)
         tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    save_tensors(tensors, path)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors to `path` by their names, whole or not at all. Raises OSError."""
     write_whole(path, save(tensors))
 
 

@@ -35,6 +35,7 @@ class TrainingConfig(Section):
     eval_interval: int = whole(100, least=0)  # 0: only at the end
     save_interval: int = whole(1000, least=0)  # 0: off
     checkpoint_dir: str = text("checkpoints")
+    max_checkpoints: int = whole(3, least=0)  # 0: all stay
     micro_batches: int = whole(8, least=1, most=1024)  # above 1024 an int32 sum has fewer than 17 bits for each
     batch_size: int = whole(4, least=1, most=2**20)  # samples in a micro-batch
     seed: int = whole(0, least=0)

@@ -11,7 +11,7 @@ from .config import TrainingConfig
 from .data import Batches
 from .replica import Replica
 
-NEED_NOT_BE_EQUAL = ("log_interval", "save_interval", "checkpoint_dir")
+NEED_NOT_BE_EQUAL = ("log_interval", "save_interval", "checkpoint_dir", "max_checkpoints")
 ARITHMETIC_ENVIRONMENT = (
     "ATEN_CPU_CAPABILITY",
     "ONEDNN_MAX_CPU_ISA",

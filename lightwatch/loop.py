@@ -8,29 +8,40 @@ have behind them returns at once.
 
 from __future__ import annotations
 
+import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
 
-from .errors import ConfigError, ReductionError, RunEnded, StateError
+from .checkpoints import chosen
+from .errors import ConfigError, ReductionError, RunEnded, StateError, coded, told
 from .fingerprint import fingerprint_of
+from .manifest import Manifest
 from .metrics import TrainingState
 from .moments import Moments
+from .parts import read_state
 from .replica import Replica
+from .saving import Saving
 from .status import TrainingStatus, move
 from .stepper import Stepper
-from .sync import Alone, GenerationEnded, How, Length, Sick, Start, Sync
+from .sync import Alone, GenerationEnded, How, Length, Position, Sick, Start, Sync, Wanted
 from .units import Units
+
+log = logging.getLogger("lightwatch")
 
 
 class Loop:
     """Answers the script's calls. Only `run` and `finish` take the training further."""
 
     def __init__(self, replica: Replica, units: Units, sync: Sync, stepper: Stepper, moments: Moments) -> None:
+        self.saving = Saving(stepper, units, sync.home, moments) if isinstance(sync, Alone) and sync.alone else None
+        """None on a tree: there control says when."""
         self.status = TrainingStatus.IDLE
         self.fingerprint: dict[str, str] = {}
         self.stepper = stepper
         self.reached = 0
         """The version to which the script's calls have come: one that came late finds others ahead of its script."""
+        self._thread = threading.current_thread()
         self._replica = replica
         self._units = units
         self._sync = sync
@@ -57,6 +68,7 @@ class Loop:
                 "this trainer is training already: train(), train_steps() and close() can't be called from one of its "
                 "callbacks or from another thread; let the callback return first [LW807]"
             )
+        self._thread = threading.current_thread()
         self._cut_short = self.status is TrainingStatus.ERROR and closing and target == before
         self.status = move(self.status, TrainingStatus.INITIALIZING)
         try:
@@ -68,6 +80,8 @@ class Loop:
             self._admit(total)
             self.status = move(self.status, TrainingStatus.RUNNING)
             self._advance(target, closing)
+            if closing and self.saving is not None:
+                self.saving.flush()
         except BaseException as error:
             self.status = TrainingStatus.ERROR
             stepper.drop()
@@ -85,6 +99,55 @@ class Loop:
         """Agree on the last version, if that has not been done."""
         if self._entered and not self.stepper.closings:
             self.run(self.reached, self.stepper.total, closing=True)
+        if self.saving is not None:
+            self.saving.flush()
+
+    # ------------------------------------------------------------ checkpoints of one process
+
+    def checkpoint(self, name: str | None) -> Path:
+        """Save the version that stands. On the disk when this returns, but for a call from within the training."""
+        saving = self._own_saving()
+        running = self.status in (TrainingStatus.RUNNING, TrainingStatus.PAUSED)
+        if running and threading.current_thread() is not self._thread:
+            raise StateError(
+                "a checkpoint can't be taken from another thread while a step is made: ask for it in a callback [LW807]"
+            )
+        path = saving.now(name)
+        if not running:
+            for saved in saving.flush():
+                if saved.error is not None and saved.path == path:
+                    raise StateError(coded(f"{path} can't be written: {told(saved.error)}", "LW608")) from saved.error
+        return path
+
+    def restore(self, path: Path) -> Manifest:
+        """Stand where the saved training stood; what is known of it. Raises DataError, and then nothing has changed."""
+        saving = self._own_saving()
+        if self.status in (TrainingStatus.RUNNING, TrainingStatus.PAUSED, TrainingStatus.INITIALIZING):
+            raise StateError("a training that is running can't go back: let the call that trains return [LW807]")
+        newest = chosen(path)
+        assert newest.path is not None and newest.manifest is not None and isinstance(self._sync, Alone)
+        for sentence in newest.skipped:
+            log.warning("passed over: %s", sentence)
+        manifest, snapshot = newest.manifest, read_state(newest.path, newest.manifest)
+        self._replica.refuse_another(snapshot)
+        saving.flush()
+        position = Position(*snapshot.facts["position"])
+        if self._entered:
+            position = position._replace(lineage=max(position.lineage, self.stepper.place.position.lineage) + 1)
+        self._sync.take(Wanted(**manifest.orders))
+        self.stepper.take(snapshot, Start(position, How.LOAD, in_force=manifest.orders["number"]))
+        self.reached, self.stepper.digest = position.version, manifest.digest
+        self._entered = self._stopped = self._cut_short = False
+        self.status = move(move(self.status, TrainingStatus.RESTORING), TrainingStatus.IDLE)
+        saving.run = manifest.run
+        return manifest
+
+    def _own_saving(self) -> Saving:
+        if self.saving is None:
+            raise StateError("on a tree control says when to save, and from where to go on [LW512]")
+        return self.saving
+
+    # ------------------------------------------------------------ the end
 
     def finish(self) -> None:
         """What `Sync.finish` says: first of all `close`, later the roll call."""
@@ -107,6 +170,10 @@ class Loop:
                     return
                 while self.version < target and not self._honours_a_stop():
                     self.stepper.take_step()
+                    if self.saving is not None:
+                        self.saving.version_stands()
+                if self.saving is not None and self.stepper.place.in_force.stopped:
+                    self.saving.stopped()
                 if closing:
                     self._close()
                 return

@@ -276,21 +276,16 @@ class Replica:
         for name, buffer in self._buffers.named(self._version_buffers).items():
             tensors[(BUFFERS if name in kept else HIDDEN) + name] = buffer
         optimizer = apart(self.optimizer.state_dict(), OPTIMIZER, tensors)
-        return Snapshot(tensors, {"exponents": self.exponents, "optimizer": optimizer})
+        kind = type(self.optimizer).__name__
+        return Snapshot(tensors, {"exponents": self.exponents, "optimizer": optimizer, "optimizer_is": kind})
 
     def take(self, snapshot: Snapshot) -> None:
         """Become the copy that `snapshot` was made of: the next step's bits are that one's.
 
         Raises DataError, and changes nothing, if it is of another model.
         """
-        own, theirs = (_shapes(each) for each in (self.snapshot(), snapshot))
-        for name in sorted(own.keys() | theirs.keys()):
-            if own.get(name) != theirs.get(name):
-                raise DataError(
-                    f"the state's {name} is {theirs.get(name, 'not there')}, this model's is "
-                    f"{own.get(name, 'not there')}: it is the state of another model [LW210]"
-                )
-        optimizer = together(snapshot.facts["optimizer"], snapshot.tensors)
+        self.refuse_another(snapshot)
+        self.optimizer.load_state_dict(together(snapshot.facts["optimizer"], snapshot.tensors))
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(snapshot.tensors[PARAMETERS + name])
@@ -298,9 +293,21 @@ class Replica:
         named = {n.partition(".")[2]: t for n, t in snapshot.tensors.items() if n.startswith(kinds)}
         self._version_buffers = self._buffers.words_of(named)
         self.restore_buffers()
-        self.optimizer.load_state_dict(optimizer)
         self.exponents = snapshot.facts["exponents"] and list(snapshot.facts["exponents"])
         self.write_down()
+
+    def refuse_another(self, snapshot: Snapshot) -> None:
+        """Raise DataError if it is the state of another model, or was made by another optimizer."""
+        own, theirs = (_shapes(each) for each in (self.snapshot(), snapshot))
+        for name in sorted(own.keys() | theirs.keys()):
+            if own.get(name) != theirs.get(name):
+                raise DataError(
+                    f"the state's {name} is {theirs.get(name, 'not there')}, this model's is "
+                    f"{own.get(name, 'not there')}: it is the state of another model [LW210]"
+                )
+        own_kind, kind = type(self.optimizer).__name__, snapshot.facts.get("optimizer_is")
+        if kind not in (None, own_kind):
+            raise DataError(f"the state is of a training by {kind}, this one's optimizer is {own_kind} [LW210]")
 
     def restore_buffers(self) -> None:
         """The model's buffers become the version's: every forward may change them."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .config import TrainingConfig
 from .errors import LightwatchError, ReductionError, StateError
 from .metrics import Closing, StepReport
+from .saver import Home
 from .snapshot import Snapshot
 from .tail import Tail
 from .trace import Trace
@@ -205,7 +206,10 @@ class Sync(Protocol):
 
 
 class Alone:
-    """One process: all units are its own, the sums what it added. Orders come from other threads or callbacks."""
+    """One process: all units are its own, the sums what it added. Orders come from other threads or callbacks.
+
+    home: where its checkpoints lie, and what they say of the run.
+    """
 
     first = True
     alone = True
@@ -218,6 +222,7 @@ class Alone:
         self.path = "0"
         self.paths: tuple[str, ...] = ()
         self.trace: Trace | None = None
+        self.home = Home()
         self._orders = [Wanted()]
         self._changed = threading.Condition()
         self.closing: Closing | None = None
@@ -232,6 +237,12 @@ class Alone:
             self._orders.append(replace(last, number=last.number + 1, **changes))  # type: ignore[arg-type]
             self._changed.notify_all()
             return last.number + 1
+
+    def take(self, wanted: Wanted) -> None:
+        """Go on with what was ordered in a training that was saved; a pause or a stop that held there is over."""
+        with self._changed:
+            still = replace(wanted, paused=False, stopped=False)
+            self._orders = [Wanted(number) for number in range(wanted.number)] + [still]
 
     def admit(self, fingerprint: dict[str, str], config: TrainingConfig, length: Length) -> None:
         """Nobody else has to agree."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +24,14 @@ from .metrics import TrainingState
 from .moments import Moments
 from .optim import Schedule
 from .replica import Replica
+from .saving import differences
 from .status import TrainingStatus
 from .stepper import Stepper
 from .sync import Alone, Sync
 from .trace import STEPS, Trace
 from .units import Units
+
+log = logging.getLogger("lightwatch")
 
 
 class Trainer:
@@ -143,6 +147,26 @@ class Trainer:
         only if it ends before; called later, the next ones. A file that can't be written is a warning in the log.
         """
         self.sync.trace = Trace(Path(folder), self.sync.path, steps)
+
+    def checkpoint(self, name: str | None = None) -> Path:
+        """Save this version, in `checkpoint_dir`/step-<version> or under a name; the checkpoint's folder.
+
+        Between calls that train it is whole on the disk when this returns. From a callback only the copy is waited for:
+        training goes on while it is written, and CHECKPOINT tells when it is whole. A checkpoint with a name is never
+        removed by `max_checkpoints`. For one process. Raises ConfigError (the name), StateError (it can't be written).
+        """
+        return self._loop.checkpoint(name)
+
+    def restore(self, path: str | Path) -> TrainingState:
+        """Stand where the training stood that was saved in the folder `path`, or in the newest whole one inside it.
+
+        The next steps have the bits of a training that was never interrupted, if config and data are the same; what is
+        not is a warning in the log. For one process. Raises DataError, and then nothing has changed.
+        """
+        manifest = self._loop.restore(Path(path))
+        for difference in differences(manifest, self.config, self.data.fingerprint):
+            log.warning("the training that was saved is another one: %s", difference)
+        return self.state()
 
     def close(self) -> None:
         """End a training that was driven by `train_steps`: agree on the last version. Does nothing after `train`."""

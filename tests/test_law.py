@@ -31,6 +31,7 @@ FIELDS: list[tuple[type, str, list[object], list[object]]] = [
     (TrainingConfig, "eval_interval", [0, 1], [-1, *NO_INTEGER]),
     (TrainingConfig, "save_interval", [0, 1], [-1, *NO_INTEGER]),
     (TrainingConfig, "checkpoint_dir", ["x/ü y"], NO_TEXT),
+    (TrainingConfig, "max_checkpoints", [0, 1], [-1, *NO_INTEGER]),
     (TrainingConfig, "micro_batches", [1, 7, 1024], [0, -3, 1025, *NO_INTEGER]),
     (TrainingConfig, "batch_size", [1, 1000], [0, 2**20 + 1, *NO_INTEGER]),
     (TrainingConfig, "seed", [0, 2**63 - 1], [-1, *NO_INTEGER]),

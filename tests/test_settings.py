@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,9 +22,6 @@ from lightwatch.metrics import StepReport
 from lightwatch.sync import Alone
 from lightwatch.trainer import Trainer
 from tests.models import byte_pairs, gpt_trainer, small_trainer
-
-# Read by nothing until there are checkpoints: then each gets an entry below, and this table goes.
-WAITING_FOR_CHECKPOINTS = ("save_interval", "checkpoint_dir")
 
 
 @cache
@@ -186,12 +186,36 @@ def nan_policy() -> None:
     assert trainer.train().step == 6 and trainer.digest() == before
 
 
+def checkpoints_of(**settings: object) -> set[str]:
+    """What five steps leave in a folder of their own, each of which waits for what it saved."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = gpt_trainer(Alone(), **{"checkpoint_dir": str(Path(folder, "c")), "save_interval": 1, **settings})
+        saving = trainer._loop.saving
+        assert saving is not None
+        trainer.on_step_end = lambda _: saving._saver.flush()
+        with chdir(folder):
+            trainer.train()
+        return {str(path.parent.relative_to(folder)) for path in Path(folder).rglob("manifest.json")}
+
+
+def save_interval() -> None:
+    assert checkpoints_of(save_interval=2) == {"c/step-2", "c/step-4"} and checkpoints_of(save_interval=0) == set()
+
+
+def checkpoint_dir() -> None:
+    assert checkpoints_of(checkpoint_dir="a/b", save_interval=4) == {"a/b/step-4"}
+
+
+def max_checkpoints() -> None:
+    assert checkpoints_of(max_checkpoints=1) == {"c/step-5"} and len(checkpoints_of(max_checkpoints=0)) == 5
+
+
 ENTRIES: dict[str, Callable[[], None]] = {
     entry.__name__: entry
     for entry in (
         learning_rate, weight_decay, max_grad_norm, warmup_steps, max_steps, log_interval, eval_interval,
         micro_batches, batch_size, seed, reduction, verify_interval, threads, label_smoothing, headroom_bits,
-        eval_batches, nan_policy,
+        eval_batches, nan_policy, save_interval, checkpoint_dir, max_checkpoints,
     )
 }  # fmt: skip
 
@@ -199,27 +223,24 @@ ENTRIES: dict[str, Callable[[], None]] = {
 @pytest.mark.parametrize("name", TrainingConfig.names())
 def test_changing_a_field_changes_what_is_done(name: str) -> None:
     """Walks all fields: one without an entry fails."""
-    if name in WAITING_FOR_CHECKPOINTS:
-        assert name not in ENTRIES
-        return
     ENTRIES[name]()
 
 
 def test_no_entry_outlives_its_field() -> None:
-    assert set(ENTRIES) | set(WAITING_FOR_CHECKPOINTS) == set(TrainingConfig.names())
+    assert set(ENTRIES) == set(TrainingConfig.names())
 
 
 OTHER: dict[str, object] = {
     "learning_rate": 0.5, "weight_decay": 0.5, "max_grad_norm": 0.5, "warmup_steps": 7, "max_steps": 77,
-    "log_interval": 7, "eval_interval": 7, "save_interval": 7, "checkpoint_dir": "there", "micro_batches": 7,
-    "batch_size": 7, "seed": 7, "reduction": "float", "verify_interval": 7, "label_smoothing": 0.5,
+    "log_interval": 7, "eval_interval": 7, "save_interval": 7, "checkpoint_dir": "there", "max_checkpoints": 7,
+    "micro_batches": 7, "batch_size": 7, "seed": 7, "reduction": "float", "verify_interval": 7, "label_smoothing": 0.5,
     "headroom_bits": 7, "eval_batches": 7, "nan_policy": "skip",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in TrainingConfig.names() if name != "threads"])
 def test_spheres_of_unequal_settings_are_told_apart_unless_no_bit_hangs_on_it(name: str) -> None:
-    """The fingerprint's field of that name, and no other setting's, differs; three don't matter."""
+    """The fingerprint's field of that name, and no other setting's, differs; four don't matter."""
     ours, theirs = fields(), fields(**{name: OTHER[name]})
     differing = {key for key in ours if ours[key] != theirs[key]} - {"reduction"}
     assert differing == (set() if name in NEED_NOT_BE_EQUAL else {f"config.{name}"})

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from ..config import TrainingConfig
 from ..errors import ConfigError, DataError, told
 from ..trace import Trace
 from .folder import DiskError, is_disk_trouble
-from .rows import Row
-from .settings import Settings
+from .rows import Row, bytes_up_to
+from .settings import Point, Settings
 from .signals import Signals
 from .summary import Facts
 from .view import View
@@ -22,6 +23,8 @@ from .view import View
 if TYPE_CHECKING:
     from control.ledger import Ledger
 
+    from ..saver import Home
+    from ..trainer import Trainer
     from .recording import Recording
 
 
@@ -56,7 +59,8 @@ class AloneRun:
         try:
             with Ledger.open(self._folder.ledger, self._folder.run_id) as ledger:
                 ledger.set("tree", self._settings.tree)
-                with self._folder.metrics.open("wb", buffering=0) as metrics:
+                ledger.set("status", "unfinished")
+                with self._folder.metrics.open("ab", buffering=0) as metrics:
                     facts = self._guarded(ledger, metrics)
                 ledger.note_totals(facts.totals)
                 ledger.end(facts.status, facts.reason, facts.usage)
@@ -102,16 +106,39 @@ class AloneRun:
             configured=self._configured,
             stop_wanted=lambda: bool(self._received),
         )
+        self._sync.home = self._home(self._sync)
         if self._settings.profile:
             self._sync.trace = Trace(self._folder.profile, self._settings.paths[0])
         try:
             if self._settings.script:
                 job.run_script(self._settings.script, self._settings.run.training.seed)
             else:
-                job.build(self._settings.run, self._sync).train()
+                trainer = job.build(self._settings.run, self._sync)
+                if self._settings.point is not None:
+                    self._go_on(self._settings.point, trainer, metrics)
+                trainer.train()
             self._sync.leave()
         finally:
             seam.current = None
+
+    def _go_on(self, point: Point, trainer: Trainer, metrics: IO[bytes]) -> None:
+        """Stand at the checkpoint; what was told of later versions is told anew. Raises ConfigError, DataError."""
+        from ..manifest import read_manifest
+        from ..saving import differences
+
+        if point.path is not None:
+            found = differences(read_manifest(point.path), trainer.config, trainer.data.fingerprint)
+            if found:
+                raise ConfigError(f"this is not the run that was saved in {point.path}: {'; '.join(found)} [LW607]")
+            trainer.restore(point.path)
+        metrics.truncate(bytes_up_to(self._folder.metrics, point.version))
+
+    def _home(self, sync: Recording) -> Home:
+        from ..saver import Home
+
+        sections = () if self._settings.script else ("model", "data", "control")
+        config = {name: asdict(getattr(self._settings.run, name)) for name in sections}
+        return Home(self._folder.path, self._folder.run_id, self._settings.tree, config, sync.records)
 
     def _tell(self, row: Row) -> None:
         self._last = row

@@ -49,6 +49,7 @@ def build_parser(version: str) -> Parser:
     _add_run(_command(commands, "run", "run your own script on a tree"))
     _add_chaos(_command(commands, "chaos", "train twice, once with faults, and compare the bits"))
     _add_verify(_command(commands, "verify", "check what a run left: its ledger, its files, and steps made again"))
+    _add_checkpoints(_command(commands, "checkpoints", "list, verify, export or prune what a run has saved"))
     _add_explain(_command(commands, "explain", "say what causes and cures an error, by its code"))
     return parser
 
@@ -61,7 +62,7 @@ def parse(argv: list[str], version: str) -> argparse.Namespace:
         parser.prog = f"{parser.prog} {found.command or ''}".rstrip()
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if found.command is None:
-        parser.error("a command is missing: train, status, pause, resume, stop, sample, run, chaos or explain")
+        parser.error("a command is missing: train, status, stop, sample, run, chaos, checkpoints…; --help has them all")
     return found
 
 
@@ -88,6 +89,7 @@ def _add_launch(parser: argparse.ArgumentParser, tree: str) -> None:
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=_whole, default=None, help="end at version N")
     parser.add_argument("--data", metavar="PATH", default=None, help="a text file, a folder or a glob")
+    parser.add_argument("--resume", metavar="DIR", default=None, help="go on with the run in DIR, as it was begun")
     parser.add_argument("--seed", metavar="S", type=_whole, default=None, help="decides v0, order and dropout")
     parser.add_argument("--config", metavar="FILE", default=None, help="a TOML file; flags go over it")
     parser.add_argument("--reduction", metavar="R", default=None, help="exact (default) or float")
@@ -154,6 +156,27 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample", metavar="N", type=_whole, default=None, help=sample_help)
     parser.add_argument("--json", action="store_true", help="stdout is one line, an object with all that was found")
     _add_debug(parser)
+
+
+def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    whats = parser.add_subparsers(dest="what", metavar="list|verify|export|prune", parser_class=Parser, required=True)
+    dir_help = "a run's folder, a folder of checkpoints, or a single one"
+    for what, text in (
+        ("list", "show the checkpoints that are there"),
+        ("verify", "hash every byte again; exit code 1 if a checkpoint is not what was written"),
+        ("export", "write model.safetensors and config.json, which other tools read"),
+        ("prune", "remove the oldest ones, but never the newest whole one, nor those with a name of their own"),
+    ):
+        command = _command(whats, what, text)
+        command.add_argument("dir", metavar="DIR", help=dir_help)
+        if what == "export":
+            command.add_argument("--to", metavar="FOLDER", required=True, help="where they go")
+            command.add_argument("--step", metavar="N", type=_whole, help="that of version N (default: the newest)")
+        elif what == "prune":
+            command.add_argument("--keep", metavar="N", type=_whole, required=True, help="how many of a run stay")
+        else:
+            command.add_argument("--json", action="store_true", help="stdout is one line, an object with all found")
+        _add_debug(command)
 
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:

@@ -73,7 +73,14 @@ def read_rows(record: RunRecord) -> tuple[dict[int, Row], list[Contradiction]]:
 
 def is_whole(record: RunRecord) -> bool:
     """Whether the ledger was there from v0 on. One that a control began anew lacks the first rows and orders."""
+    if is_alone(record) and any(kept.version == 0 for kept in record.versions):
+        return True  # it opens its ledger anew whenever it goes on
     return record.incarnation == 1 or any(each.incarnation == 1 for each in record.generations)
+
+
+def begun_at(record: RunRecord) -> int:
+    """The version that nobody made in this run: 0, or that of another run's checkpoint, where a script took one."""
+    return int(record.notes.get("begun_at", 0))
 
 
 def is_alone(record: RunRecord) -> bool:
@@ -84,7 +91,7 @@ def is_alone(record: RunRecord) -> bool:
 def missing(record: RunRecord, plan: Plan | None) -> Iterator[Contradiction]:
     """Versions without a row: between the first and the newest, and those that the run's end must have made."""
     held = {kept.version for kept in record.versions}
-    next_one = 0 if is_whole(record) else min(held)
+    next_one = begun_at(record) if is_whole(record) else min(held)
     for version in sorted(held):
         if version > next_one:
             which = f"rows up to version {version - 1}" if version - 1 > next_one else "a row"

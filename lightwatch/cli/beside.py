@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .audit import Contradiction
+from .audit import Contradiction, begun_at
 from .rows import Row
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def metrics_otherwise(rows: Iterable[Row], record: RunRecord) -> Iterator[Contra
     lines = {row["version"]: row for row in rows}
     for kept in record.versions:
         line = lines.get(kept.version)
-        if line is None and 0 < kept.version < record.version:
+        if line is None and begun_at(record) < kept.version < record.version:
             yield Contradiction(kept.version, METRICS, "a line", None, LEDGER)
         for name, field in FIGURES.items() if line is not None else ():
             expected, found = _finite(kept.row.get(field)), line.get(name)  # type: ignore[union-attr]

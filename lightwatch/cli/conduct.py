@@ -31,7 +31,10 @@ def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: s
 
     config: the text of config.toml. Signals are caught until the summary is written.
     """
-    settings.folder.make(config)
+    if settings.point is None:
+        settings.folder.make(config)
+    else:
+        settings.folder.reopen()
     began_s = time.monotonic()
     most = settings.run.training.max_steps if not settings.script else -1
     with contextlib.ExitStack() as stack:

@@ -131,6 +131,17 @@ class RunFolder:
                 raise DiskError(f"{what} [LW601]") from None
             raise ConfigError(f"{what} [LW602]") from None
 
+    def reopen(self) -> None:
+        """Make the folder that of a run that goes on: no word of its end, nor of processes that are dead. Raises
+        DiskError."""
+        try:
+            self.logs.mkdir(exist_ok=True)
+            write_whole(self.reserve, b"kept free for summary.json\n".ljust(RESERVED_BYTES))
+            for stale in (self.summary, self.address, self.template_pid):
+                stale.unlink(missing_ok=True)
+        except OSError as error:
+            raise DiskError(f"the run's folder {self.path} can't be used: {error.strerror or error} [LW601]") from None
+
     def unmake(self) -> None:
         """Undo `make`, and what control and the template have put there: for a run that was refused before it began."""
         if not self._made:

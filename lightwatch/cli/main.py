@@ -55,6 +55,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             from .sample import sample as command
         case "chaos":
             from .chaos import chaos as command
+        case "checkpoints":
+            from .checkpoints import checkpoints as command
         case "explain":
             from .explain import explain as command
         case "verify":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from torch import nn
 
@@ -18,9 +19,16 @@ from control.status import Totals
 from control.totals import Account, booked, saved
 
 from ..config import TrainingConfig
+from ..errors import ReductionError
 from ..metrics import Closing, StepReport
-from ..sync import Alone, Length
+from ..sync import Alone, How, Length
 from .rows import Row, parse_row
+from .summary import costs
+
+log = logging.getLogger("lightwatch")
+
+OF_THE_MACHINE = ("lightwatch", "torch", "device", "machine", "cpu_capability", "environment", "matmul_precision")
+"""What a fingerprint says of where a run is, and not of what it is."""
 
 
 class Recording(Alone):
@@ -57,6 +65,7 @@ class Recording(Alone):
         return self._account.totals
 
     def admit(self, fingerprint: dict[str, str], config: TrainingConfig, length: Length) -> None:
+        self._tell_otherness(fingerprint)
         self.fingerprint = fingerprint
         self._configured(config)
         self._micro_batches = config.micro_batches
@@ -66,6 +75,10 @@ class Recording(Alone):
             ("max_steps", length.max_steps),
         ):
             self._ledger.set(key, value)
+
+    def records(self) -> tuple[dict[str, Any], ...]:
+        """What a checkpoint keeps of each sphere: of the one that there is."""
+        return ({"path": self.path, **costs({self.path: self.totals}, [])},)
 
     def leave(self) -> None:
         """The script has ended: so does its training, if it has not yet."""
@@ -88,9 +101,29 @@ class Recording(Alone):
         row = LedgerRow(generation=NO_GENERATION, **told)
         self._account = booked(self._account, row)
         line = metrics_line(row, self._micro_batches)
+        self._refuse_another(row)
         self._ledger.record_row(row)
-        if report.version:  # v0 was made by no step; control writes no line for it either
+        if report.how == How.HERE.value and report.version and self._ledger.row(0) is None:
+            self._ledger.set("begun_at", report.version)  # the script took it from another run
+        if report.how != How.HERE.value:  # no step made what training begins with; control writes no line for it either
             self._metrics.write(line)
         shown = parse_row(line)
         if shown is not None:
             self._tell(shown)
+
+    def _tell_otherness(self, here: dict[str, str]) -> None:
+        """A run that goes on elsewhere may come to other bits than it would have had where it was begun."""
+        before = self._ledger.get("fingerprint") or {}
+        for name in OF_THE_MACHINE:
+            if before.get(name, here.get(name)) != here.get(name):
+                told = f"{name} was {before[name]!r} when the run began and is {here.get(name)!r} here"
+                log.warning("%s: from here on its bits may be other ones than it would have had", told)
+
+    def _refuse_another(self, row: LedgerRow) -> None:
+        """What is made again, after going on from a checkpoint, must be what the ledger holds already."""
+        known = self._ledger.row(row.version)
+        if known is not None and known.check is not None and known.check != row.check:
+            raise ReductionError(
+                f"version {row.version} was made again with other weights (check {row.check}) than the ledger says "
+                f"({known.check}): this is not the machine, the data or the code that the run began with [LW533]"
+            )

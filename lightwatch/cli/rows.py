@@ -45,6 +45,17 @@ def read_rows(path: Path) -> list[Row]:
     return [rows[version] for version in sorted(rows)]
 
 
+def bytes_up_to(path: Path, version: int) -> int:
+    """How many bytes the rows of versions up to this one are. What follows is to be written anew, a torn line too."""
+    size = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        row = parse_row(line)
+        if row is None or not line.endswith(b"\n") or row.get("version", version + 1) > version:
+            break
+        size += len(line)
+    return size
+
+
 def parse_row(line: bytes) -> Row | None:
     """One line as a row; None if it is none."""
     try:

@@ -32,6 +32,15 @@ class TextFacts:
 
 
 @dataclass(frozen=True)
+class Point:
+    """Where a run goes on: a checkpoint's folder, or None for version 0. skipped: a sentence for each passed over."""
+
+    path: Path | None
+    version: int
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Settings:
     """A run that may be started: all input was judged."""
 
@@ -45,6 +54,8 @@ class Settings:
     """The user's script and its arguments; empty for `train`."""
     profile: bool = False
     """Whether each sphere writes a profile of a few steps."""
+    point: Point | None = None
+    """Where the run goes on, if it was begun before."""
 
     @property
     def tree(self) -> str:

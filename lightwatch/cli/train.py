@@ -13,6 +13,10 @@ from .terminal import Terminal
 def train(arguments: argparse.Namespace) -> int:
     """Judge all input, then run; the exit code."""
     terminal = Terminal(json_only=arguments.json, quiet=arguments.quiet)
+    if arguments.resume is not None:
+        from .resume import resume
+
+        return resume(arguments, terminal)
     settings = settle_train(arguments)
     _announce(settings, terminal)
     return conduct(settings, dumps(settings.run), terminal, log_level=arguments.log_level, debug=arguments.debug)

@@ -1,0 +1,150 @@
+"""`lightwatch train --resume DIR`: a run goes on in its own folder, from its newest whole checkpoint.
+
+Config, seed and data are those of the folder; what is given again must agree. Everything is judged before anything in
+the folder is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tomllib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..checkpoints import newest_whole
+from ..config import RunConfig, dumps, load, merge
+from ..errors import ConfigError
+from .closing import tell_end
+from .conduct import conduct
+from .folder import RunFolder, existing_run, read_json
+from .record import facts_from_ledger
+from .rows import read_rows
+from .settings import Point, Settings, control_flags, judged_paths, read_text, refuse_clashing_logs, refuse_full_disk
+from .summary import summarise
+from .terminal import Terminal
+from .verdict import Ended
+
+if TYPE_CHECKING:
+    from control.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Before:
+    """What the folder says of the run so far. status: unfinished if whoever kept the ledger was killed."""
+
+    run_id: str
+    status: str
+
+
+def resume(arguments: argparse.Namespace, terminal: Terminal) -> int:
+    """Judge all input, then go on; the exit code. A finished run tells its end again."""
+    folder = existing_run(arguments.resume)
+    run = own_config(folder)
+    refuse_disagreement(run, arguments)
+    before = so_far(folder)
+    folder = RunFolder(folder.path.absolute(), before.run_id)
+    settings = settle(folder, run, arguments)
+    if before.status == "completed":
+        return tell_again(settings, terminal)
+    refuse_a_live_one(folder)
+    point = newest(settings)
+    for sentence in point.skipped:
+        terminal.say(f"passed over: {sentence}")
+    where = f"from version {point.version} ({point.path.name})" if point.path else "from version 0: nothing was saved"
+    terminal.say(f"run {before.run_id} goes on {where}; it ends at version {run.training.max_steps}")
+    settings = replace(settings, point=point)
+    return conduct(settings, dumps(run), terminal, log_level=arguments.log_level, debug=arguments.debug)
+
+
+def own_config(folder: RunFolder) -> RunConfig:
+    """The run's own. Raises ConfigError for a script's run: its model and data are not known here."""
+    run = load(folder.config, RunConfig())
+    if "model" not in tomllib.loads(folder.config.read_text(encoding="utf-8")):
+        raise ConfigError(
+            f"{folder.path}: a script was run there, whose model and data are its own; let the script call "
+            f"Trainer.restore({str(folder.path / run.training.checkpoint_dir)!r}) [LW607]"
+        )
+    return run
+
+
+def refuse_disagreement(run: RunConfig, arguments: argparse.Namespace) -> None:
+    """Raise ConfigError, naming each setting that is given again as another one. The tree may always differ."""
+    if arguments.out is not None:
+        raise ConfigError("--resume goes on in the run's own folder: leave --out away [LW001]")
+    given = run if arguments.config is None else load(Path(arguments.config), run)
+    flags = {"max_steps": arguments.steps, "seed": arguments.seed, "reduction": arguments.reduction}
+    given = merge(given, training={name: value for name, value in flags.items() if value is not None})
+    if arguments.data is not None:
+        given = merge(given, data={"path": os.path.abspath(arguments.data) if arguments.data else ""})
+    found = [
+        f"{name} was {old!r} and is given as {new!r}"
+        for section in ("training", "model", "data")
+        for name, old, new in _both(asdict(getattr(run, section)), asdict(getattr(given, section)))
+        if old != new
+    ]
+    if found:
+        raise ConfigError(
+            f"the run is another one than was asked for: {'; '.join(found)}; leave that away or begin a new run [LW607]"
+        )
+
+
+def so_far(folder: RunFolder) -> Before:
+    """The run's number and how it stands. Where the ledger was lost, a checkpoint knows the number."""
+    from control.errors import LedgerError
+    from control.record import read_record
+
+    if folder.ledger.exists():
+        try:
+            record: RunRecord = read_record(folder.ledger)
+        except LedgerError as error:
+            raise ConfigError(str(error)) from None
+        return Before(record.run_id, record.status)
+    kept = newest_whole(folder.path / load(folder.config, RunConfig()).training.checkpoint_dir).manifest
+    if kept is None:
+        raise ConfigError(f"{folder.path}: neither a ledger nor a checkpoint is left to go on from [LW606]")
+    return Before(kept.run, "unfinished")
+
+
+def settle(folder: RunFolder, run: RunConfig, arguments: argparse.Namespace) -> Settings:
+    """Everything that a new run's settings are judged by, but for its folder."""
+    run = merge(run, control=control_flags(arguments))
+    paths, alone = judged_paths(run.control, folder)
+    if not alone:
+        raise ConfigError(f"a run goes on in one process only, so far: give --tree 1, not {run.control.tree} [LW607]")
+    refuse_clashing_logs(paths)
+    refuse_full_disk(folder.path, run.model)
+    return Settings(run, paths, alone, folder, read_text(run), profile=arguments.profile)
+
+
+def refuse_a_live_one(folder: RunFolder) -> None:
+    """Raise ConfigError if another process writes the run's ledger. Its incarnation rises by one."""
+    from control.errors import LedgerError
+    from control.ledger import Ledger
+
+    try:
+        Ledger.open(folder.ledger, folder.run_id).close()
+    except LedgerError as error:
+        raise ConfigError(str(error)) from None
+
+
+def newest(settings: Settings) -> Point:
+    """Where the run goes on."""
+    found = newest_whole(settings.folder.path / settings.run.training.checkpoint_dir, settings.folder.run_id)
+    return Point(found.path, found.manifest.version if found.manifest else 0, found.skipped)
+
+
+def tell_again(settings: Settings, terminal: Terminal) -> int:
+    """The summary of a run that is over; made anew from the ledger if whoever wrote it was killed."""
+    summary: dict[str, Any] | None = read_json(settings.folder.summary)
+    if summary is None:
+        facts = facts_from_ledger(settings, Ended(), ())
+        summary = summarise(settings, facts, read_rows(settings.folder.metrics), 0.0)
+    tell_end(terminal, settings.folder, summary)
+    terminal.emit(summary)
+    return 0
+
+
+def _both(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    return [(name, old[name], new[name]) for name in old]
