@@ -41,7 +41,7 @@ from .protocol import (
     Row,
     Wanted,
 )
-from .state import State
+from .state import UNHEARD_OF, State
 
 ORDERS = ("pause", "resume", "stop", "set_learning_rate")
 
@@ -147,7 +147,7 @@ def _of_another_control(state: State, hello: Hello, now_s: float) -> Remembered 
             "control the run's own ledger, or start it with --adopt if that is lost [LW523]"
         )
     memory = memory or Memory(generation=NO_GENERATION, members=[], position=Position())
-    incarnation = max(state.incarnation, hello.incarnation + 1)
+    incarnation = max(state.incarnation, hello.incarnation + 1 + UNHEARD_OF)
     return Remembered(memory=memory, incarnation=incarnation, at_s=now_s)
 
 

@@ -34,15 +34,12 @@ from .events import (
 )
 from .membership import follows
 from .protocol import NO_GENERATION, Beat, End, Expelled, Go, Hello, Orders, Row, Tick, View
-from .state import ControlStatus, Order, Seat, State, Told, moved
+from .state import UNHEARD_OF, ControlStatus, Order, Seat, State, Told, moved
 from .totals import booked, closed, held_up, wait_s
 from .tree import SphereTree
 from .versions import founded, obeying, reported, settle
 
 REQUESTS_KEPT = 1024
-
-UNHEARD_OF = 1000
-"""Numbers that are left free above those remembered: somebody may come later who was given one after that."""
 
 
 def apply(state: State, event: Event) -> State:

@@ -17,6 +17,10 @@ from .protocol import NO_GENERATION, Beat, Closed, Failed, Generation, Hello, Me
 from .totals import Account
 from .versions import Versions
 
+UNHEARD_OF = 1000
+"""A control that adopts leaves so many numbers free above those that it hears of, of spheres and of controls: whoever
+heard of a later one may come later, or may have died with it."""
+
 
 class ControlStatus(enum.Enum):
     """INITIALIZING until the first Go; PAUSED while a pause is in force; STOPPING from a stop order or the end until

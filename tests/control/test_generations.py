@@ -251,10 +251,12 @@ def told_by(path: str, sphere: int, number: int, rates: list[float]) -> Hello:
 
 
 def test_a_control_without_a_ledger_takes_up_what_spheres_know_if_it_may() -> None:
-    """Orders, the running generation, and an incarnation above every one that was heard of."""
+    """Orders, the running generation, and an incarnation above every one that was heard of; and not the next: who had
+    heard of a later control may have died with it, and what that one called would be called again with other members.
+    """
     play = remembering()
     assert play.knock(told_by("0", 8, 7, [0.5])) == ""
-    assert play.state.incarnation == 5 and play.state.running == (4, 7)
+    assert play.state.incarnation > 5 and play.state.running == (4, 7)
     assert play.state.sphere_at["0"] == 8 and play.state.next_sphere > 9
     assert play.knock(told_by("2", 9, 6, [0.5, 0.25])) == "", (
         "left out before, and yet the newest id, and an order more"

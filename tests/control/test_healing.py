@@ -17,6 +17,7 @@ from control.process import ControlProcess
 from control.protocol import End, Expelled, How, Member, Memory, Phase, Position, View, Wanted, Welcome
 from control.record import read_record
 from control.server import FENCED
+from control.state import UNHEARD_OF
 from tests.control.fakes import FakeSphere, Spheres, begun, until
 
 pytestmark = pytest.mark.cluster
@@ -224,13 +225,14 @@ def test_a_lost_ledger_is_made_again_from_what_the_spheres_know(
     first, second = begun(spheres, "0", "1")
     lose_ledger(control, tmp_path)
     group, memory = [first, second], remembered(first)
-    for adopt, incarnation in ((True, 2), (False, 3)):
+    heard = 1
+    for adopt, incarnation in ((True, 2 + UNHEARD_OF), (False, 3 + UNHEARD_OF)):
         control.begin_again(adopt=adopt)
         until(lambda: control.is_bound)
         group = [
-            back(control, sphere, number, incarnation=incarnation - 1, memory=memory)
-            for number, sphere in enumerate(group, 1)
+            back(control, sphere, number, incarnation=heard, memory=memory) for number, sphere in enumerate(group, 1)
         ]
+        heard = incarnation
         for sphere in group:
             assert sphere.expect(Welcome).incarnation == incarnation
             sphere.prove()

@@ -42,9 +42,10 @@ class Client:
         self._ask(ask)
 
     def again(self, luck: float) -> None:
-        """Repeat one that was given before, answered or not."""
-        if self._asks:
-            ask = list(self._asks.values())[int(luck * len(self._asks))]
+        """Repeat one that made an order."""
+        known = [ask for request, ask in self._asks.items() if request in self.numbers]
+        if known:
+            ask = known[int(luck * len(known))]
             self._world.say("client", f"repeats request {ask.request}")
             self._ask(ask)
 

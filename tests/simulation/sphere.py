@@ -132,7 +132,7 @@ class Sphere(Steps):
             weights = yield from self._fetched(go)
         else:
             laws.a_go_can_be_obeyed(world.reads_v0(self.path), "is to load v0, which it can't read", self)
-        if start.digest is not None and not weights.spoilt and not world.is_spoilt:
+        if start.digest is not None and not world.is_spoilt and not any(each.weights.spoilt for each in world.spheres):
             laws.one_digest_a_version(start.digest, weights.digest, start.position.version, self)
         self.holds_state, self.weights = True, weights
         self.place.in_force = self._obeyed(start.in_force)

@@ -338,5 +338,5 @@ def _begin_anew(world: World) -> None:
     if state is None or state.begun is None:
         world.host.die(0.2)
         world.host.adopt = False
-        world.foundings.clear()
+        world.begins_anew()
         world.founding = None

@@ -235,6 +235,13 @@ class World:
             self.foundings.add(generation)
             laws.a_run_is_founded_once(len(self.foundings))
 
+    def begins_anew(self) -> None:
+        """Nothing of the run that was lost binds the next one."""
+        self.foundings.clear()
+        self._first_step.clear()
+        self._tail_began.clear()
+        self._told.clear()
+
     def is_over(self, generation: Generation) -> bool:
         state = self.host.server.state if self.host.server is not None else None
         return state is None or generation != state.running
@@ -358,7 +365,8 @@ class World:
         if state.begun is None or self.is_spoilt:
             return
         if self.lost_disk:
-            kept = {row for each in self.spheres if each.finished and each.is_in for row in each.link.rows_kept}
+            heard = [each for each in self.spheres if each.link.heard.incarnation == state.incarnation]
+            kept = {row for each in heard if each.finished and each.is_in for row in each.link.rows_kept}
             laws.what_spheres_kept_is_filled_in(kept, ledger.rows_after(0))
             return
         rows = ledger.rows_after(0)
