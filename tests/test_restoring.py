@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightwatch.checkpoints import checkpoints_in
 from lightwatch.errors import DataError, StateError
 from lightwatch.manifest import read_manifest
 from lightwatch.metrics import StepReport, TrainingState
@@ -16,32 +15,15 @@ from lightwatch.snapshot import Snapshot
 from lightwatch.sync import Alone
 from lightwatch.trainer import Trainer
 from tests.models import gpt_trainer, mlp, regression_pairs, small_trainer
+from tests.states import equal, in_full
 from tests.test_snapshot import OPTIMIZERS, odd_trainer
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bare Trainer's checkpoints lie under the current folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def told(report: StepReport) -> dict[str, object]:
     """What a version's report says, but for how long it took."""
     return {name: value for name, value in vars(report).items() if name not in ("seconds", "how")}
-
-
-def saved(folder: Path) -> list[int]:
-    return [found.manifest.version for found in checkpoints_in(folder) if found.manifest]
-
-
-def in_full(trainer: Trainer) -> Snapshot:
-    return trainer._stepper.snapshot()
-
-
-def equal(one: Snapshot, other: Snapshot) -> bool:
-    same = all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
-    return one.facts == other.facts and one.tensors.keys() == other.tensors.keys() and same
 
 
 @pytest.mark.parametrize("version", [0, 1, 4, 7])

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
 from lightwatch.callbacks import CheckpointWritten
 from lightwatch.checkpoints import checkpoints_in, newest_whole
@@ -20,30 +19,12 @@ from lightwatch.errors import ConfigError, StateError
 from lightwatch.manifest import read_manifest
 from lightwatch.metrics import TrainingState
 from lightwatch.parts import read_state, state_digest
-from lightwatch.snapshot import Snapshot
 from lightwatch.sync import Alone
 from lightwatch.trainer import Trainer
 from tests.models import gpt_trainer, small_trainer
+from tests.states import equal, in_full, saved
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bare Trainer's checkpoints lie under the current folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def saved(folder: Path) -> list[int]:
-    return [found.manifest.version for found in checkpoints_in(folder) if found.manifest]
-
-
-def in_full(trainer: Trainer) -> Snapshot:
-    return trainer._stepper.snapshot()
-
-
-def equal(one: Snapshot, other: Snapshot) -> bool:
-    same = all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
-    return one.facts == other.facts and one.tensors.keys() == other.tensors.keys() and same
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def patient(trainer: Trainer) -> None:

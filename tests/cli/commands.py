@@ -13,6 +13,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
+"""Arguments, and the folder to be in."""
+
 TINY = """
 micro_batches = 3
 batch_size = 2

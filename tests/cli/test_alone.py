@@ -6,15 +6,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lightwatch.cli.main import main
 from lightwatch.cli.rows import read_rows
-from tests.cli.commands import lightwatch, refused, start, summary_of, tiny_project, wait_until
+from tests.cli.commands import Command, lightwatch, refused, start, summary_of, tiny_project, wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -22,22 +19,6 @@ FIELDS = """run_id status version digest steps micro_batches loss_first loss eva
 spheres tokens_per_s step_ms_p50 step_ms_p95 generations failures wall_s fingerprint
 throughput throughput_per_sphere seconds seconds_per_sphere waited_for slowest traffic links best_loss best_loss_version
 best_eval_loss best_eval_loss_version clip_ratio skipped troubles""".split()
-
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run a command in this process, which has loaded torch already; otherwise like `lightwatch`."""
-
-    def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-        monkeypatch.chdir(folder)
-        code = main(list(arguments))
-        out, err = capfd.readouterr()
-        return subprocess.CompletedProcess(arguments, code, out, err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

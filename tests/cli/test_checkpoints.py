@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from lightwatch.cli.rows import bytes_up_to, read_rows
 from lightwatch.config import GPTConfig
 from lightwatch.flat import digest_of
 from lightwatch.model import GPT
-from tests.cli.commands import TINY, environment, refused, start, summary_of, tiny_project, wait_until
+from tests.cli.commands import TINY, Command, environment, refused, start, summary_of, tiny_project, wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -39,21 +38,6 @@ if Path("first/checkpoints").exists():
 trainer.train()
 """
 COMPARED = ("version", "loss", "lr", "grad_norm", "eval_loss", "epoch", "clip_ratio", "tokens", "samples")
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run a command in this process, which has loaded torch already; otherwise like `lightwatch`."""
-
-    def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-        monkeypatch.chdir(folder)
-        code = main(list(arguments))
-        out, err = capfd.readouterr()
-        return subprocess.CompletedProcess(arguments, code, out, err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
-"""What each kind of fault does to a world, and how all is mended in the end."""
+"""What each kind of fault does to a world."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tests.simulation import laws
+from tests.simulation import mending
 from tests.simulation.fault import Fault
 from tests.simulation.faults import MOMENTS_OF_CONTROL, ORDERS
 from tests.simulation.host import NOTHING, Host
@@ -158,10 +158,6 @@ def _control_stops(world: World, fault: Fault) -> None:
     world.host.stopped_until_s = world.now_s + fault.for_s * world.silence_s
 
 
-def _remembers(world: World) -> bool:
-    return any(each.alive and each.link.remembers for each in world.spheres)
-
-
 def _anew(world: World) -> None:
     """A control on an empty disk takes the spheres' word for what the run is."""
     world.host = world.door = Host(world, f"host {len(world.retired) + len(world.hosts) + 1}", adopt=True)
@@ -171,9 +167,9 @@ def _anew(world: World) -> None:
 
 
 def _disk_lost(world: World, fault: Fault) -> None:
-    if not _remembers(world) or world.host.adopt or world.host.stopped_until_s > world.now_s:
+    if not mending.remembers(world) or world.host.adopt or world.host.stopped_until_s > world.now_s:
         return
-    retire(world, world.host)
+    mending.retire(world, world.host)
     _anew(world)
     world.host.back_s = world.now_s + fault.back_s * world.silence_s
 
@@ -189,14 +185,14 @@ def _stale(world: World, fault: Fault) -> None:
 
     def back() -> None:
         world.door = world.host
-        retire(world, stale)
+        mending.retire(world, stale)
 
     world.later.append((world.now_s + fault.for_s * world.silence_s, back))
 
 
 def _succeeded(world: World, fault: Fault) -> None:
     """Control's machine stops and is taken for dead; another one with an empty disk adopts the run; then it wakes."""
-    if not _remembers(world) or not world.host.acts or world.host.adopt:
+    if not mending.remembers(world) or not world.host.acts or world.host.adopt:
         return
     old, silence_s = world.host, world.silence_s
     assert old.server is not None
@@ -205,7 +201,7 @@ def _succeeded(world: World, fault: Fault) -> None:
     old.stopped_s, old.stopped_until_s = world.now_s, world.now_s + 4.0 * silence_s
 
     def take_over() -> None:
-        if world.host is old and _remembers(world):
+        if world.host is old and mending.remembers(world):
             _anew(world)
 
     def wake() -> None:
@@ -281,62 +277,3 @@ OF_THE_WORLD: dict[str, Callable[[World, Fault], None]] = {
     "rate": _order,
     "again": _again,
 }
-
-
-# ---------------------------------------------------------------- mending
-
-
-def retire(world: World, host: Host) -> None:
-    """Its process is killed for good."""
-    if host in world.hosts:
-        world.hosts.remove(host)
-    if host.server is not None:
-        host.die(0.0)
-    world.retired.append(host)
-
-
-def fenced(world: World, host: Host) -> None:
-    """A control has ended itself, since another one acts. If it was the one to act, it is told to adopt."""
-    if host is not world.host:
-        world.retired.append(host)
-        if world.door is host:
-            world.door = world.host
-        return
-    later = max((each.incarnation for each in (*world.hosts, *world.retired) if each is not host), default=0)
-    laws.only_the_superseded_are_fenced(later > host.incarnation, host.name)
-    host.die(0.3)
-    host.told_to_adopt()
-    world.hosts.append(host)
-
-
-def heal(world: World) -> None:
-    """From here on nothing is broken any more."""
-    world.say("world", "all is mended")
-    world.deaf.clear()
-    world.apart.clear()
-    world.later.clear()
-    world.door = world.host
-    for host in list(world.hosts):
-        for wire in host.gate.wires:
-            wire.up.deaf_s = wire.down.deaf_s = (0.0, -1.0)
-        if host is not world.host:
-            retire(world, host)
-    world.host.stopped_until_s = 0.0
-    if world.host.adopt and not _remembers(world):
-        _begin_anew(world)
-    for sphere in world.spheres:
-        sphere.frozen_until_s = sphere.hung_until_s = 0.0
-        sphere.breaks = False
-    if world.paused:
-        world.client.give_up()
-        world.client.order("resume")
-
-
-def _begin_anew(world: World) -> None:
-    """Nobody is left who remembers the run: a person gives up adopting it."""
-    state = world.host.server.state if world.host.server is not None else None
-    if state is None or state.begun is None:
-        world.host.die(0.2)
-        world.host.adopt = False
-        world.begins_anew()
-        world.founding = None

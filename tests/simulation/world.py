@@ -17,7 +17,7 @@ from control.server import FENCED
 from control.tree import parse_tree
 from lightwatch.sync import Position
 from spheres.words import position_of
-from tests.simulation import laws, strikes
+from tests.simulation import laws, mending, strikes
 from tests.simulation.client import Client
 from tests.simulation.fault import Fault
 from tests.simulation.faults import DEATHS_OF_CONTROL, LONG_STEPS, planned, theme_of, tree_of
@@ -29,6 +29,8 @@ from tests.simulation.sphere import Sphere
 
 LASTS = 14.0
 """Silences in which things happen."""
+SLOW_SCENES, LONGER = ("relay",), 2
+"""What takes so many times as long to play out."""
 BOUND_S, BOUND_SILENCES = 100.0, 60.0
 """How long a run may go on once all is mended: a takeover and a bar take a minute and a half at most."""
 
@@ -50,11 +52,10 @@ class World:
         self.paths = parse_tree(self.tree)
         self.blind = set(self.chance.sample(self.paths[1:], min(self.chance.randrange(2), len(self.paths) - 1)))
         self.proof = Proof(fingerprint={"torch": "2"}, micro_batches=self.units, max_steps=self.last)
-        self.heal_s = LASTS * self.silence_s * (2 if theme_of(seed) == "relay" else 1)
+        self.heal_s = LASTS * self.silence_s * (LONGER if theme_of(seed) in SLOW_SCENES else 1)
         self.now_s = 0.0
         self.log: list[tuple[float, str, str]] = []
         self.counts: Counter[str] = Counter({f"theme {theme_of(seed)}": 1})
-        self.may_cut_power = False
         self.faults = planned(seed, LASTS, left_out)
         self.may_cut_power = any(fault.kind == "power cut" for fault in self.faults)
         self._timed = sorted((fault for fault in self.faults if fault.after is None), key=lambda fault: -fault.at_s)
@@ -289,7 +290,7 @@ class World:
         self.strike()
         if self.now_s >= self.heal_s and not self._healed:
             self._healed = True
-            strikes.heal(self)
+            mending.heal(self)
         for due in [each for each in self.later if each[0] <= self.now_s]:
             self.later.remove(due)
             due[1]()
@@ -333,7 +334,7 @@ class World:
         if code == FENCED:
             self.say(host.name, "control is fenced, and acts no more")
             self.mark("control fenced")
-            strikes.fenced(self, host)
+            mending.fenced(self, host)
             return
         assert host.server is not None and host.server.state.ended is not None
         self.ended = host.server.state.ended.status

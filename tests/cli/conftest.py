@@ -1,0 +1,24 @@
+"""What the tests of commands share."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lightwatch.cli.main import main
+from tests.cli.commands import Command
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run a command in this process, which has loaded torch already; otherwise like `lightwatch`."""
+
+    def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(folder)
+        code = main(list(arguments))
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    return run
