@@ -23,9 +23,12 @@ from .terms import Generation as Generation
 from .terms import How as How
 from .terms import Member as Member
 from .terms import Memory as Memory
+from .terms import Part as Part
 from .terms import Phase as Phase
 from .terms import Position as Position
 from .terms import Record as Record
+from .terms import SaveState as SaveState
+from .terms import Stored as Stored
 from .terms import Wanted as Wanted
 
 
@@ -153,6 +156,28 @@ class Ready(Message, frozen=True, kw_only=True):
     has_sums: bool = False
     in_force: int = 0
     record: Record | None = None
+    stored: list[Stored] = []
+    """The checkpoints that can be read here, the newest first; looked for by those who hold no state, and by all where
+    the View says so. One that was found damaged here is left out."""
+
+
+class Saving(Message, frozen=True, kw_only=True):
+    """How far the newest save has come here. Said at each change, by its writers alone.
+
+    generation: in which it began; with `version` the save's name. writers: in the order of their parts; the first
+    seals. folder: its name within the folder of all checkpoints. digest: of the weights, with SEALED. why: with FAILED.
+    """
+
+    generation: Generation
+    lineage: int
+    version: int
+    folder: str
+    writers: list[int]
+    state: SaveState
+    part: Part | None = None
+    digest: str = ""
+    manifest_sha256: str = ""
+    why: str = ""
 
 
 class Closed(Message, frozen=True, kw_only=True):
@@ -250,6 +275,8 @@ class View(Message, frozen=True, kw_only=True):
     members: list[Member]
     orders: list[Wanted] = []
     """All orders so far, in number order."""
+    restoring: bool = False
+    """Say in Ready which checkpoints can be read here: one is about to be restored."""
 
 
 class Go(Message, frozen=True, kw_only=True):
@@ -272,6 +299,10 @@ class Go(Message, frozen=True, kw_only=True):
     """Version -> order in force from there on, for the versions above the start that were made before."""
     known: int = -1
     """The newest version that was ever made. Up to it `in_force_at` alone decides what is in force, not the tail."""
+    load: Stored | None = None
+    """For LOAD: this checkpoint; None: that of version 0."""
+    save: bool = False
+    """The next version that can be saved is: a save was lost with the generation before, or is ordered."""
 
 
 class Tick(Message, frozen=True, kw_only=True):
@@ -291,6 +322,27 @@ class Orders(Message, frozen=True, kw_only=True):
     orders: list[Wanted]
 
 
+class Seal(Message, frozen=True, kw_only=True):
+    """All parts of this save are on the disk: write the manifest. To the first of its writers.
+
+    control: control's state, spheres: a record of each; both as JSON, for the manifest.
+    """
+
+    generation: Generation
+    version: int
+    parts: list[Part]
+    control: str
+    spheres: str
+
+
+class SaveOver(Message, frozen=True, kw_only=True):
+    """This save is over. kept: it is whole; else take away what you wrote of it."""
+
+    generation: Generation
+    version: int
+    kept: bool
+
+
 class End(Message, frozen=True, kw_only=True):
     """The run is over for you: leave. status: completed, stopped or failed."""
 
@@ -308,12 +360,14 @@ class StoreReply(Message, frozen=True, kw_only=True):
 class Ask(Message, frozen=True, kw_only=True):
     """A client's question or order. A repeated `request` id is answered again and acts once.
 
-    what: status, tree, pause, resume, stop, set_learning_rate, watch.
+    what: status, tree, pause, resume, stop, set_learning_rate, checkpoint, restore, watch. value: a learning rate.
+    text: a checkpoint's name.
     """
 
     request: str
     what: str
     value: float | None = None
+    text: str = ""
 
 
 class Answer(Message, frozen=True, kw_only=True):
@@ -338,7 +392,7 @@ class Event(Message, frozen=True, kw_only=True):
 
 
 StoreRequest: TypeAlias = StoreSet | StoreGet | StoreAdd | StoreDelete
-FromSphere: TypeAlias = Hello | Proof | Beat | Row | Ready | Closed | Failed | StoreRequest
-ToSphere: TypeAlias = Welcome | Refused | Expelled | View | Go | Tick | Orders | End | StoreReply
+FromSphere: TypeAlias = Hello | Proof | Beat | Row | Ready | Saving | Closed | Failed | StoreRequest
+ToSphere: TypeAlias = Welcome | Refused | Expelled | View | Go | Tick | Orders | Seal | SaveOver | End | StoreReply
 ToClient: TypeAlias = Answer | Event
 ToControl: TypeAlias = FromSphere | Ask

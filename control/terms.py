@@ -48,6 +48,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The base rate that the schedule multiplies; None: the config's."""
     paces: dict[int, float] = {}
     """Sphere -> seconds that one of its micro-batches takes, as control measured: the deal follows it. Bits don't."""
+    saves: int = 0
+    """How many checkpoints were ordered so far: the version at which this grows is to be saved."""
+    save_as: str = ""
+    """The name for the newest of them; empty: it is named after its version."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,9 +86,38 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     paths: list[str] = []
 
 
+class Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A checkpoint of this run on the disk, as its manifest says; nothing of it was hashed yet.
+
+    name: of its folder, within the folder of all. digest: of its weights.
+    """
+
+    name: str
+    lineage: int
+    version: int
+    digest: str
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One writer's file of a checkpoint, as it lies on the disk."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class SaveState(enum.Enum):
+    """How far a save has come at one of its writers. Sealed: the manifest is on the disk; only the first says so."""
+
+    WRITING = "writing"
+    WRITTEN = "written"
+    SEALED = "sealed"
+    FAILED = "failed"
+
+
 class How(enum.Enum):
     """How a member reaches the start position: it stands there; follows the record; fetches the state from its donor;
-    loads the checkpoint of last resort."""
+    loads a checkpoint."""
 
     HERE = "here"
     RECORD = "record"
