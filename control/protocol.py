@@ -301,8 +301,9 @@ class Go(Message, frozen=True, kw_only=True):
     """The newest version that was ever made. Up to it `in_force_at` alone decides what is in force, not the tail."""
     load: Stored | None = None
     """For LOAD: this checkpoint; None: that of version 0."""
-    save: bool = False
-    """The next version that can be saved is: a save was lost with the generation before, or is ordered."""
+    save: str | None = None
+    """The next version that can be saved is, under this name (empty: its version's): a save was lost with the
+    generation before, or is ordered. None: nothing is."""
 
 
 class Tick(Message, frozen=True, kw_only=True):

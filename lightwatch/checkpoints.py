@@ -184,7 +184,7 @@ def sweep(folder: Path, run: str, now: Attempt | None = None) -> list[Path]:
     """
     gone = []
     for path in _folders(folder):
-        suspects = [file for file in sorted(path.iterdir()) if _may_be_left(file, run, now)]
+        suspects = [file for file in _files(path) if _may_be_left(file, run, now)]
         for file in suspects if _has_leftovers(path, suspects) else []:
             if file.name not in _named(path):
                 file.unlink(missing_ok=True)
@@ -232,6 +232,14 @@ def _folders(folder: Path) -> Iterator[Path]:
         yield from sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
     except (FileNotFoundError, NotADirectoryError):
         return
+
+
+def _files(path: Path) -> list[Path]:
+    """Of a folder that another writer may be removing."""
+    try:
+        return sorted(path.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def _remove_if_empty(path: Path) -> None:

@@ -83,6 +83,7 @@ class ControlConfig(Section):
     tree: str = text("2x2")
     listen: str = text("tcp://127.0.0.1:*")
     silence_s: float = number(1.0, above=0.0, most=3600.0)
+    checkpoint_at: str = text("")  # path of the host whose spheres write checkpoints; empty: the first one's
 
     def __post_init__(self) -> None:
         super().__post_init__()

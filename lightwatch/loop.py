@@ -34,8 +34,7 @@ class Loop:
     """Answers the script's calls. Only `run` and `finish` take the training further."""
 
     def __init__(self, replica: Replica, units: Units, sync: Sync, stepper: Stepper, moments: Moments) -> None:
-        self.saving = Saving(stepper, units, sync.home, moments) if isinstance(sync, Alone) and sync.alone else None
-        """None on a tree: there control says when."""
+        self.saving = Saving(stepper, units, sync, moments)
         self.status = TrainingStatus.IDLE
         self.fingerprint: dict[str, str] = {}
         self.stepper = stepper
@@ -80,7 +79,7 @@ class Loop:
             self._admit(total)
             self.status = move(self.status, TrainingStatus.RUNNING)
             self._advance(target, closing)
-            if closing and self.saving is not None:
+            if closing and self._sync.alone:
                 self.saving.flush()
         except BaseException as error:
             self.status = TrainingStatus.ERROR
@@ -99,14 +98,14 @@ class Loop:
         """Agree on the last version, if that has not been done."""
         if self._entered and not self.stepper.closings:
             self.run(self.reached, self.stepper.total, closing=True)
-        if self.saving is not None:
+        if self._sync.alone:
             self.saving.flush()
 
     # ------------------------------------------------------------ checkpoints of one process
 
     def checkpoint(self, name: str | None) -> Path:
         """Save the version that stands. On the disk when this returns, but for a call from within the training."""
-        saving = self._own_saving()
+        saving = self._own()
         running = self.status in (TrainingStatus.RUNNING, TrainingStatus.PAUSED)
         if running and threading.current_thread() is not self._thread:
             raise StateError(
@@ -121,7 +120,7 @@ class Loop:
 
     def restore(self, path: Path) -> Manifest:
         """Stand where the saved training stood; what is known of it. Raises DataError, and then nothing has changed."""
-        saving = self._own_saving()
+        saving = self._own()
         if self.status in (TrainingStatus.RUNNING, TrainingStatus.PAUSED, TrainingStatus.INITIALIZING):
             raise StateError("a training that is running can't go back: let the call that trains return [LW807]")
         newest = chosen(path)
@@ -142,9 +141,12 @@ class Loop:
         saving.run = manifest.run
         return manifest
 
-    def _own_saving(self) -> Saving:
-        if self.saving is None:
-            raise StateError("on a tree control says when to save, and from where to go on [LW512]")
+    def _own(self) -> Saving:
+        if not self._sync.alone:
+            raise StateError(
+                "on a tree control says when to save, and from where to go on: `lightwatch checkpoint|restore`, or a "
+                "ControlClient [LW512]"
+            )
         return self.saving
 
     # ------------------------------------------------------------ the end
@@ -170,9 +172,8 @@ class Loop:
                     return
                 while self.version < target and not self._honours_a_stop():
                     self.stepper.take_step()
-                    if self.saving is not None:
-                        self.saving.version_stands()
-                if self.saving is not None and self.stepper.place.in_force.stopped:
+                    self.saving.version_stands()
+                if self.stepper.place.in_force.stopped:
                     self.saving.stopped()
                 if closing:
                     self._close()
@@ -203,6 +204,7 @@ class Loop:
         if start.how is not How.HERE:
             stepper.digest = self._replica.digest()
         stepper.stand(start)
+        self.saving.begins(start.save)
         self._entered = True
 
     def _refuse_what_is_behind(self, start: Start) -> None:
@@ -237,7 +239,9 @@ class Loop:
             self.status = move(self.status, TrainingStatus.PAUSED)
             try:
                 self._sync.progress(place.position, "paused")
-                place.in_force = self._sync.wait_while_paused(place.in_force)
+                while place.in_force.paused and not place.in_force.stopped:
+                    place.in_force = self._sync.next_order(place.in_force)
+                    self.saving.order_taken()
                 self.stepper.awaken()
             finally:
                 self.status = move(self.status, TrainingStatus.RUNNING)

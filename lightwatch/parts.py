@@ -28,7 +28,7 @@ from .checkpoints import Attempt
 from .errors import ConfigError, DataError
 from .files import written_aside
 from .manifest import Manifest, WrittenFile, refuse_damaged
-from .snapshot import Snapshot
+from .snapshot import BUFFERS, PARAMETERS, Snapshot
 
 FORMAT = "part 1"
 HEAD = "lightwatch"
@@ -169,6 +169,28 @@ def manifest_of(
         written_at=datetime.now(UTC).isoformat(timespec="seconds"),
         **about,
     )
+
+
+def weights_digest(folder: Path, files: Sequence[WrittenFile], forms: dict[str, Form]) -> str:
+    """The digest of the weights in these parts, as they lie on the disk: reads the weights again, a piece at a time.
+
+    Raises DataError for a part that is not what its writer said, or if some weights are in none.
+    """
+    where: dict[str, list[tuple[int, Path]]] = {}
+    for each in files:
+        path = folder / each.name
+        if not path.is_file() or path.stat().st_size != each.bytes:
+            raise DataError(f"{path} is not as long as its writer said [LW605]")
+        for piece, _ in _told(path, forms):
+            where.setdefault(piece.name, []).append((piece.begin, path))
+    sha = hashlib.sha256()
+    for kind in (PARAMETERS, BUFFERS):
+        for name in sorted(each for each in forms if each.startswith(kind)):
+            for path in dict.fromkeys(path for _, path in sorted(where.get(name, []))):
+                with safe_open(path, framework="pt") as file:
+                    for part in torch.split(file.get_tensor(name).reshape(-1), PIECE_ELEMENTS):
+                        sha.update(_bytes(part))
+    return sha.hexdigest()
 
 
 def read_state(folder: Path, manifest: Manifest) -> Snapshot:

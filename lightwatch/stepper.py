@@ -16,6 +16,7 @@ A sphere that misses a tail has all sums of its step: with the record of that ta
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -39,6 +40,7 @@ class Stepper:
 
     target, total: of the script's call; a version's digest is due at the one, the schedule ends at the other. digest:
     of the version that stands, where it was taken. closings: those closing tails at this version that the script met.
+    is_saving: asked before each tail. saves_in_flight: whether the last tail said so of anybody.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class Stepper:
         self.digest: str | None = None
         self.target = self.total = 0
         self.closings = 0
+        self.is_saving: Callable[[], bool] = lambda: False
+        self.saves_in_flight = False
         self.config = replica.config
         self._replica = replica
         self._units = units
@@ -183,6 +187,7 @@ class Stepper:
         own = self._replica.tail(place.outcomes, units, sync.rank, sync.members)
         own.members["digest"][sync.rank] = int(self.digest[:15], 16) if self.digest else 0
         own.members["busy_us"][sync.rank] = round(step.busy_s * 1e6)
+        own.members["saving"][sync.rank] = self.is_saving()
         tail = sync.tail(own, place.position)
         self._tail_s = time.perf_counter()
         step.waited(tail)
@@ -259,6 +264,7 @@ class Stepper:
         epoch, attempts = self._units.data.epoch_of(self.version), place.position.attempt + 1
         order = place.order_after(self.version + 1, min(tail.members["seen"].tolist()))
         place.in_force, place.suspicion = sync.wanted(order), None
+        self.saves_in_flight = bool(tail.members["saving"].any())
         self._micro_batches += step.units
         self.closings = 0
         self._move(agreed, Position(place.position.lineage, self.version + 1))

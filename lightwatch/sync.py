@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .config import TrainingConfig
 from .errors import LightwatchError, ReductionError, StateError
 from .metrics import Closing, StepReport
-from .saver import Home
+from .saver import Home, Single, Writers
 from .snapshot import Snapshot
 from .tail import Tail
 from .trace import Trace
@@ -38,18 +38,21 @@ class Position(NamedTuple):
 class Wanted:
     """Orders are one numbered wanted state: number n holds all that orders 1..n asked for.
 
-    learning_rate: the base rate that the schedule multiplies; None: the config's.
+    learning_rate: the base rate that the schedule multiplies; None: the config's. saves: checkpoints ordered so far;
+    save_as: the name for the newest of them, empty for its version's.
     """
 
     number: int = 0
     paused: bool = False
     stopped: bool = False
     learning_rate: float | None = None
+    saves: int = 0
+    save_as: str = ""
 
 
 class How(enum.Enum):
     """How this sphere reaches the position at which a generation begins: it stands there; it decides from the record of
-    the tail that it missed; it takes a peer's state; it loads the checkpoint of last resort."""
+    the tail that it missed; it takes a peer's state; it loads a checkpoint."""
 
     HERE = "here"
     RECORD = "record"
@@ -87,7 +90,7 @@ class Standing:
 class Start:
     """How a generation begins for this sphere. keep: the own sums go on. in_force: the newest order that holds from the
     start; up to version `known`, a replay, `in_force_at` (version -> order from there on) alone says which do. digest:
-    of the weights at `position`."""
+    of the weights at `position`. save: the next version is to be saved, under this name; empty: its own; None: not."""
 
     position: Position
     how: How = How.HERE
@@ -97,6 +100,7 @@ class Start:
     in_force_at: dict[int, int] = field(default_factory=dict)
     known: int = -1
     digest: str | None = None
+    save: str | None = None
 
 
 class Length(NamedTuple):
@@ -139,6 +143,8 @@ class Sync(Protocol):
     generation, which closes nothing twice."""
     kept: Callable[[Path], object] | None
     """Set by the trainer: told of the file that holds the last version, on the sphere that wrote it."""
+    home: Home
+    """Where the run's checkpoints lie, and what they say of it."""
 
     def admit(self, fingerprint: dict[str, str], config: TrainingConfig, length: Length) -> None:
         """Prove that this sphere computes what the others compute. A refusal is raised where the roll call is waited
@@ -182,8 +188,11 @@ class Sync(Protocol):
     def wanted(self, number: int) -> Wanted:
         """The wanted state with this number."""
 
-    def wait_while_paused(self, in_force: Wanted) -> Wanted:
-        """Block until an order ends the pause; orders take effect on arrival, in number order."""
+    def next_order(self, in_force: Wanted) -> Wanted:
+        """Block until there is an order after this one. While paused orders take effect on arrival, in number order."""
+
+    def writers(self, lineage: int, version: int) -> Writers | None:
+        """Who writes the checkpoint that is due now; None if this process is none of them."""
 
     def progress(self, position: Position, phase: str, done: int = 0, dealt: int = 0) -> None:
         """Say where this sphere is (phase: computing, reducing, paused): cheap, never blocks."""
@@ -206,10 +215,7 @@ class Sync(Protocol):
 
 
 class Alone:
-    """One process: all units are its own, the sums what it added. Orders come from other threads or callbacks.
-
-    home: where its checkpoints lie, and what they say of the run.
-    """
+    """One process: all units are its own, the sums what it added. Orders come from other threads or callbacks."""
 
     first = True
     alone = True
@@ -270,13 +276,14 @@ class Alone:
     def wanted(self, number: int) -> Wanted:
         return self._orders[number]
 
-    def wait_while_paused(self, in_force: Wanted) -> Wanted:
+    def next_order(self, in_force: Wanted) -> Wanted:
         with self._changed:
-            while in_force.paused and not in_force.stopped:
-                while self._orders[-1].number == in_force.number:
-                    self._changed.wait(1.0)  # a signal handler's order may fall just before the wait
-                in_force = self._orders[in_force.number + 1]
-        return in_force
+            while self._orders[-1].number == in_force.number:
+                self._changed.wait(1.0)  # a signal handler's order may fall just before the wait
+            return self._orders[in_force.number + 1]
+
+    def writers(self, lineage: int, version: int) -> Writers | None:
+        return Single()
 
     def progress(self, position: Position, phase: str, done: int = 0, dealt: int = 0) -> None:
         """Nobody asks."""

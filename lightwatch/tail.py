@@ -7,7 +7,8 @@ MIN, MAX and EQUAL are computed by everyone from the slots and floats travel as 
   per bucket       checks (modulo 2^32)
   per unit         taken, weight, samples, loss (a float64's bits), bad (0, 1 + the parameter, or count + 1: the loss)
   per member       generation, position, deal, weights' check, digest, newest order seen, late (a gradient came after
-                   its bucket had left), busy (microseconds since the last tail, until its own sums were complete)
+                   its bucket had left), busy (microseconds since the last tail, until its own sums were complete),
+                   saving (a checkpoint is being written there)
 
 A unit is one micro-batch: training units first, then those of an evaluation of the same weights. Each must be taken
 exactly once: that nothing is lost or counted twice is an equation of every step.
@@ -32,7 +33,7 @@ Ints: TypeAlias = NDArray[np.int64]
 ATTEMPTS_MOST = 12
 MUST_BE_EQUAL = ("generation", "position", "deal", "weights", "digest")
 OF_THE_WEIGHTS = ("weights", "digest")
-MEMBER_FIELDS = (*MUST_BE_EQUAL, "seen", "late", "busy_us")
+MEMBER_FIELDS = (*MUST_BE_EQUAL, "seen", "late", "busy_us", "saving")
 UNIT_FIELDS = ("taken", "owner", "weight", "samples", "loss", "bad")
 
 

@@ -12,15 +12,23 @@ from pathlib import Path
 from torch import nn
 
 from control.crash import here
+from control.protocol import Stored
 from lightwatch.checkpoint import load_snapshot, save_snapshot
+from lightwatch.checkpoints import checkpoints_in
 from lightwatch.config import TrainingConfig
-from lightwatch.errors import DataError
+from lightwatch.errors import ConfigError, DataError
+from lightwatch.manifest import Manifest, read_manifest
+from lightwatch.parts import read_state
+from lightwatch.saver import Home
+from lightwatch.saving import differences
 from lightwatch.snapshot import Snapshot
 
 log = logging.getLogger("lightwatch.spheres")
 
 V0 = "v0.safetensors"
 VERSIONS = "versions.jsonl"
+STORED_MOST = 32
+"""Checkpoints that are told of in a roll call."""
 
 
 class Folder:
@@ -43,7 +51,47 @@ class Folder:
         self.v0 = run_dir / V0
         self._versions = run_dir / "spheres" / path / VERSIONS
         self._refused_v0 = self._told = False
+        self._refused: set[Stored] = set()
         self._saved: tuple[str, float] | None = None
+        self._checkpoints, self._run = run_dir, ""
+        self._trains: tuple[TrainingConfig, str] | None = None
+
+    def trains(self, home: Home, config: TrainingConfig, data: str) -> None:
+        """What is trained here, on data of this fingerprint: checkpoints of anything else are refused."""
+        self._checkpoints, self._run = home.folder / config.checkpoint_dir, home.run
+        self._trains = config, data
+
+    def stored(self) -> list[Stored]:
+        """This run's checkpoints that can be read here, as far as is known, the newest first. Reads manifests only."""
+        if self._trains is None:
+            return []
+        found = [
+            Stored(name=path.name, lineage=manifest.lineage, version=manifest.version, digest=manifest.digest)
+            for path, manifest in ((each.path, each.manifest) for each in reversed(checkpoints_in(self._checkpoints)))
+            if manifest is not None and manifest.run == self._run
+        ]
+        return [each for each in found if each not in self._refused][:STORED_MOST]
+
+    def read(self, stored: Stored) -> Snapshot:
+        """The state in this checkpoint, every byte of it checked. Raises DataError if it is not what was written, and
+        `stored` leaves it out from here on; ConfigError if it is of another config or of other data."""
+        path = self._checkpoints / stored.name
+        try:
+            manifest = read_manifest(path)
+            if (manifest.lineage, manifest.version, manifest.digest) != (stored.lineage, stored.version, stored.digest):
+                raise DataError(f"{path} is another checkpoint than a moment ago [LW605]")
+            self._refuse_another(path, manifest)
+            return read_state(path, manifest)
+        except DataError:
+            self._refused.add(stored)
+            raise
+
+    def _refuse_another(self, path: Path, manifest: Manifest) -> None:
+        assert self._trains is not None
+        config, data = self._trains
+        found = differences(manifest, config, data)
+        if found:
+            raise ConfigError(f"this is not the run that was saved in {path}: {'; '.join(found)} [LW607]")
 
     def has_v0(self) -> bool:
         """Whether the checkpoint of last resort can be read here, as far as is known."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections import deque
 
-from control.protocol import Closed, Failed, Proof, Ready, Row, ToControl
+from control.protocol import Closed, Failed, Proof, Ready, Row, Saving, ToControl
 from control.wire import encode
 
-SAID_AGAIN = (Proof, Ready, Closed, Failed)
+SAID_AGAIN = (Proof, Ready, Saving, Closed, Failed)
 ROWS_KEPT = 10_000
 
 

@@ -53,7 +53,7 @@ class Provision:
         key = (go.generation, go.position)
         here("sphere.fetch_begins")
         if go.how is How.LOAD:
-            snapshot = self._folder.read_v0(go.digest)
+            snapshot = self._folder.read_v0(go.digest) if go.load is None else self._folder.read(go.load)
             self._larder.offer(key, Whole(snapshot))
             return snapshot
         if donor is None:

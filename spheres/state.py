@@ -28,6 +28,8 @@ from control.protocol import (
     Phase,
     Position,
     Refused,
+    SaveOver,
+    Seal,
     StoreReply,
     Tick,
     ToSphere,
@@ -93,6 +95,10 @@ class Heard:
     orders: tuple[Wanted, ...] = ()
     """Numbers 1..n, without a gap."""
     end: End | None = None
+    seal: Seal | None = None
+    """The newest."""
+    over: SaveOver | None = None
+    """Of the save that ended last."""
     tick: int = 0
     """The newest Tick.number of this incarnation."""
     rows_held: int = 0
@@ -141,6 +147,10 @@ def hear(heard: Heard, message: ToSphere) -> Heard:
         case Orders():
             orders = _append(heard.orders, message.orders)
             return heard if orders is heard.orders else _raise_to(heard, message.incarnation, orders=orders)
+        case Seal():
+            return replace(heard, seal=message)
+        case SaveOver():
+            return replace(heard, over=message)
         case End():
             return replace(heard, end=message) if heard.end is None else heard
         case StoreReply():

@@ -10,7 +10,6 @@ Laws
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -24,13 +23,14 @@ from control.protocol import NO_GENERATION, End, Failed, Generation, Go, How, Me
 from lightwatch.config import TrainingConfig
 from lightwatch.errors import DataError, RunEnded, StateError, coded
 from lightwatch.metrics import Closing, StepReport
+from lightwatch.saver import Home
 from lightwatch.snapshot import Snapshot
 from lightwatch.sync import GenerationEnded, Length, Position, Sick, Standing, Start, Wanted
 from lightwatch.tail import Tail
 from lightwatch.trace import Trace
 
 from . import points
-from .fetch import FetchBroken, unreachable
+from .fetch import FetchBroken
 from .folder import Folder
 from .groups import Groups, PeerLost, Worn, graves
 from .larder import Larder
@@ -38,18 +38,22 @@ from .link import ControlSilent, Link
 from .lookout import Lookout
 from .meter import Meter
 from .patience import CONTROL_GONE_S, wait_for_control
+from .probe import probe_from_outside, probe_members
 from .provision import Provision
 from .shares import Shares
 from .state import Heard, operation_timeout_s
 from .store import LinkStore
 from .wires import Wires
 from .words import closed_of, packed, position_of, ready_of, row_of, start_of, wire_position
+from .writers import Saves, TreeWriters
 
 T = TypeVar("T")
 log = logging.getLogger("lightwatch.spheres")
 
 FAREWELL_S = 60.0
 """With control silent for so long, a sphere whose last version is agreed leaves: it waits only for the run's end."""
+SAVE_ENDS_S = 3.0
+"""Once the run is over: what a save that is still in flight may take to be cleaned away."""
 BUILD_SHARE = 4.0
 """Of silence_s: what building the groups of a generation may take; many spheres on few cores are slow."""
 GRAVES_MOST = 16
@@ -101,6 +105,8 @@ class TreeSync:
         self.trace: Trace | None = None
         self.finish: Callable[[], object] | None = None
         self.kept: Callable[..., object] | None = None
+        self.home = Home(run=run_id)
+        self.saves = Saves(link)
         self._last: tuple[Closing, nn.Module] | None = None
 
     # ------------------------------------------------------------ becoming part of a generation
@@ -112,6 +118,7 @@ class TreeSync:
                 "a run on a tree trains one model: this script's second Trainer has no place in it [LW806]"
             )
         self._config = config
+        self._folder.trains(self.home, config, fingerprint["data"])
         self._gradient_bytes = length.gradient_bytes
         self._link.send(
             Proof(
@@ -131,8 +138,10 @@ class TreeSync:
                 continue  # left out of it: frozen until there is one for this sphere too
             if self.first and not self._holds_state and standing.position == Position() and not self._folder.has_v0():
                 self._folder.write_v0(standing.snapshot())
+            stored = self._folder.stored() if view.restoring or not self._holds_state else ()
+            has_v0 = self._folder.has_v0()
             self._link.send(
-                ready_of(view.generation, standing, holds_state=self._holds_state, has_v0=self._folder.has_v0())
+                ready_of(view.generation, standing, holds_state=self._holds_state, has_v0=has_v0, stored=stored)
             )
             go = self._await(self._go_or_newer, "to Ready")
             if isinstance(go, Go) and self._obey(view, go):
@@ -140,7 +149,7 @@ class TreeSync:
                 return start_of(go)
 
     def fetch(self) -> Snapshot:
-        """From the donor that Go named, or from the checkpoint of last resort; what came is kept for another try."""
+        """From the donor that Go named, or from a checkpoint; what came is kept for another try."""
         assert self._go is not None and self._view is not None
         go, me = self._go, self._link.heard.sphere
         donor = next((peer for peer in self._view.members if peer.sphere == go.donor and peer.sphere != me), None)
@@ -167,7 +176,7 @@ class TreeSync:
         self._link.stand(phase=Phase.FROZEN, generation=view.generation, accuses=0, unreachable=unfound)
         if left_out:
             log.info("this sphere is left out of generation %s", view.generation)
-            threading.Thread(target=self._look_for_all, args=(view,), name="probe", daemon=True).start()
+            probe_from_outside(self._link, view, self._silence_s)
             return False
         self._view = view
         self.members, self.rank = len(ids), ids.index(self._link.heard.sphere)
@@ -219,21 +228,7 @@ class TreeSync:
         gone = self._lookout.gone if self._lookout is not None else []
         self._link.stand(phase=Phase.FROZEN, failed_in=self._generation, accuses=accuses, unreachable=gone)
         if self._view is not None and not self._link.heard.ends(self._generation):
-            look = partial(self._look_who_is_gone, self._view, self._link.heard.sphere)
-            threading.Thread(target=look, name="probe", daemon=True).start()
-
-    def _look_who_is_gone(self, view: View, me: int) -> None:
-        gone = unreachable([member for member in view.members if member.sphere != me], self._silence_s / 2)
-        if gone and self._link.standing.failed_in == view.generation:
-            self._link.stand(unreachable=gone)
-
-    def _look_for_all(self, view: View) -> None:
-        """Whoever is left out looks until there is another roll call: control lets it in once it finds everybody."""
-        while self._link.standing.generation == view.generation and not self._link.heard.ends(view.generation):
-            gone = unreachable(view.members, self._silence_s / 2)
-            if self._link.standing.generation == view.generation:
-                self._link.stand(unreachable=gone)
-            time.sleep(self._silence_s / 2)
+            probe_members(self._link, self._view, self._silence_s)
 
     # ------------------------------------------------------------ a step
 
@@ -307,16 +302,18 @@ class TreeSync:
         if number == 0:
             return Wanted()
         order = self._link.heard.orders[number - 1]
-        return Wanted(order.number, order.paused, order.stopped, order.learning_rate)
+        return Wanted(order.number, order.paused, order.stopped, order.learning_rate, order.saves, order.save_as)
 
-    def wait_while_paused(self, in_force: Wanted) -> Wanted:
-        while in_force.paused and not in_force.stopped:
-            self._await(partial(self._order_or_newer, in_force.number + 1), "with an order")
-            if self._link.heard.ends(self._generation):
-                raise GenerationEnded(f"generation {self._generation} is over")
-            in_force = self.wanted(in_force.number + 1)
-            self._link.stand(in_force=in_force.number)
-        return in_force
+    def next_order(self, in_force: Wanted) -> Wanted:
+        self._await(partial(self._order_or_newer, in_force.number + 1), "with an order")
+        if self._link.heard.ends(self._generation):
+            raise GenerationEnded(f"generation {self._generation} is over")
+        self._link.stand(in_force=in_force.number + 1)
+        return self.wanted(in_force.number + 1)
+
+    def writers(self, lineage: int, version: int) -> TreeWriters | None:
+        assert self._view is not None
+        return self.saves.begin(self._view, lineage, version)
 
     def _order_or_newer(self, number: int, heard: Heard) -> bool | None:
         return heard.seen >= number or heard.ends(self._generation) or None
@@ -372,6 +369,7 @@ class TreeSync:
                 break
             if self.finish is not None:
                 self.finish()
+        self.saves.wait_until_over(SAVE_ENDS_S)
         self._leave_generation()
         self._link.stand(phase=Phase.CLOSED)
         if told.status == "failed":

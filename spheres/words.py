@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from control.protocol import Closed, Generation, Go, Ready, Record, Row, View
+from collections.abc import Sequence
+
+from control.protocol import Closed, Generation, Go, Ready, Record, Row, Stored, View
 from control.protocol import Position as WirePosition
 from control.status import Traffic
 from lightwatch.metrics import Closing, StepReport
@@ -36,7 +38,9 @@ def transition_of(record: Record | None) -> Transition | None:
     return Transition(position_of(record.start), position_of(record.end), record.tail, tuple(record.paths))
 
 
-def ready_of(generation: Generation, standing: Standing, *, holds_state: bool, has_v0: bool) -> Ready:
+def ready_of(
+    generation: Generation, standing: Standing, *, holds_state: bool, has_v0: bool, stored: Sequence[Stored] = ()
+) -> Ready:
     """The answer to a View."""
     return Ready(
         generation=generation,
@@ -48,6 +52,7 @@ def ready_of(generation: Generation, standing: Standing, *, holds_state: bool, h
         has_sums=standing.has_sums,
         in_force=standing.in_force,
         record=record_of(standing.record),
+        stored=list(stored),
     )
 
 
@@ -62,6 +67,7 @@ def start_of(go: Go) -> Start:
         in_force_at=dict(go.in_force_at),
         known=go.known,
         digest=go.digest,
+        save=go.save,
     )
 
 

@@ -9,6 +9,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from control import crash
@@ -16,6 +17,7 @@ from control.protocol import Failed, Hello
 from lightwatch import config, job
 from lightwatch import sync as seam
 from lightwatch.errors import ConfigError, DataError, LightwatchError, RunEnded, told
+from lightwatch.saver import Home
 from lightwatch.sync import Sick
 from lightwatch.trace import Trace
 
@@ -24,6 +26,7 @@ from .groups import Worn
 from .larder import Larder
 from .link import START_ANEW, AdmissionRefused, Link, LinkBroken
 from .sync import TreeSync
+from .writers import Saves
 
 OPEN_S, OPEN_SUPERVISED_S = 30.0, 600.0
 """How long control is waited for; a supervised sphere may come while control is started anew."""
@@ -62,6 +65,9 @@ def main(
         configured=lambda config: job.write_config(run_dir, config, run) if script else None,
     )
     sync = TreeSync(link, run_id, silence_s, larder=larder, folder=folder, pulse=pulse)
+    sync.saves = Saves(link, run.control.checkpoint_at)
+    sections = ("control",) if script else ("model", "data", "control")
+    sync.home = Home(run_dir, run_id, run.control.tree, {name: asdict(getattr(run, name)) for name in sections})
     if profile:
         sync.trace = Trace(run_dir / "profile", path)
     try:

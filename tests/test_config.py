@@ -63,7 +63,7 @@ DEFAULTS: dict[type, dict[str, object]] = {
         "tied": False,
     },
     DataConfig: {"path": "", "sequence_length": 128},
-    ControlConfig: {"tree": "2x2", "listen": "tcp://127.0.0.1:*", "silence_s": 1.0},
+    ControlConfig: {"tree": "2x2", "listen": "tcp://127.0.0.1:*", "silence_s": 1.0, "checkpoint_at": ""},
 }
 
 

@@ -19,7 +19,7 @@ from lightwatch.errors import ConfigError, StateError
 from lightwatch.manifest import read_manifest
 from lightwatch.metrics import TrainingState
 from lightwatch.parts import read_state, state_digest
-from lightwatch.sync import Alone
+from lightwatch.sync import Alone, Wanted
 from lightwatch.trainer import Trainer
 from tests.models import gpt_trainer, small_trainer
 from tests.states import equal, in_full, saved
@@ -30,7 +30,6 @@ pytestmark = pytest.mark.usefixtures("here")
 def patient(trainer: Trainer) -> None:
     """Have each step wait for what is in flight: a small model's is faster than any disk."""
     saving = trainer._loop.saving
-    assert saving is not None
     trainer.on_step_end = lambda _: saving._saver.flush()
 
 
@@ -52,7 +51,7 @@ def test_a_checkpoint_says_what_it_is_of(here: Path) -> None:
         "epoch": 0, "loss": state.loss, "learning_rate": state.lr, "grad_norm": state.grad_norm,
         "eval_loss": trainer.eval_loss, "best_eval_loss": best[0], "best_eval_version": best[1],
     }  # fmt: skip
-    assert manifest.orders == {"number": 0, "paused": False, "stopped": False, "learning_rate": None}
+    assert Wanted(**manifest.orders) == Wanted()
 
 
 def test_versions_are_saved_at_the_interval_and_so_many_stay(here: Path) -> None:
@@ -89,7 +88,6 @@ def test_training_goes_on_while_a_checkpoint_is_written(here: Path) -> None:
     left out, and the end waits for it."""
     trainer = small_trainer(max_steps=6, save_interval=2)
     saving, ended, versions = trainer._loop.saving, threading.Event(), []
-    assert saving is not None
     saving._saver._passing = lambda moment: None if moment != "piece" else _waited(ended)
     digests: dict[int, str] = {}
 
@@ -226,7 +224,6 @@ def test_a_disk_that_fails_costs_a_checkpoint_and_one_warning(
     whole.train()
     trainer = gpt_trainer(Alone(), max_steps=10, save_interval=2)
     saving = trainer._loop.saving
-    assert saving is not None
 
     @contextmanager
     def broken() -> Iterator[None]:

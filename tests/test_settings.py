@@ -191,7 +191,6 @@ def checkpoints_of(**settings: object) -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = gpt_trainer(Alone(), **{"checkpoint_dir": str(Path(folder, "c")), "save_interval": 1, **settings})
         saving = trainer._loop.saving
-        assert saving is not None
         trainer.on_step_end = lambda _: saving._saver.flush()
         with chdir(folder):
             trainer.train()
