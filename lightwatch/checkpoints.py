@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,10 +94,11 @@ def checkpoints_in(folder: Path) -> list[Found]:
     return sorted(found, key=lambda each: (each.manifest.age if each.manifest else (-1, -1), each.path.name))
 
 
-def newest_whole(folder: Path, run: str | None = None) -> Newest:
+def newest_whole(folder: Path, run: str | None = None, counts: Callable[[Manifest], bool] = lambda _: True) -> Newest:
     """The newest one whose every byte is what was written. Reads as much of the disk as that takes, and no more.
 
-    run: only this run's. Raises DataError if there are those of several runs and none was named.
+    run: only this run's. counts: and only those that it says yes to. Raises DataError if there are those of several
+    runs and none was named.
     """
     found = checkpoints_in(folder)
     runs = sorted({each.manifest.run for each in found if each.manifest})
@@ -107,7 +108,7 @@ def newest_whole(folder: Path, run: str | None = None) -> Newest:
         )
     skipped = [each.why for each in found if each.manifest is None]
     for each in reversed(found):
-        if each.manifest is None or run not in (None, each.manifest.run):
+        if each.manifest is None or run not in (None, each.manifest.run) or not counts(each.manifest):
             continue
         why = why_damaged(each)
         if why is None:

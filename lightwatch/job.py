@@ -18,6 +18,7 @@ from .data import TextData
 from .errors import StateError
 from .files import write_whole
 from .model import GPT, generate
+from .optim import Schedule
 from .sync import Sync
 from .trainer import Trainer
 
@@ -25,14 +26,15 @@ SAMPLE_BYTES = 240
 PROMPT = b"def "
 
 
-def build(run: RunConfig, sync: Sync | None = None) -> Trainer:
+def build(run: RunConfig, sync: Sync | None = None, scheduler: Schedule | None = None) -> Trainer:
     """The trainer for a run's config: model, data, held-out data, all from the seed. Raises ConfigError, DataError."""
     settle_arithmetic(run.training.threads)
     torch.manual_seed(run.training.seed)
     model = GPT(run.model)
     data = TextData(run.data.path, run.data.sequence_length)
     held_out = data.held_out()
-    return Trainer(model, data, run.training, eval_data=held_out if len(held_out) else None, sync=sync)
+    evaluated = held_out if len(held_out) else None
+    return Trainer(model, data, run.training, eval_data=evaluated, sync=sync, scheduler=scheduler)
 
 
 def run_script(script: Sequence[str], seed: int) -> None:

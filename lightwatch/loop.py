@@ -130,9 +130,9 @@ class Loop:
         manifest, snapshot = newest.manifest, read_state(newest.path, newest.manifest)
         self._replica.refuse_another(snapshot)
         saving.flush()
-        position = Position(*snapshot.facts["position"])
+        position = Position(*snapshot.facts["position"])._replace(lineage=max(manifest.lineage, self._sync.lineage))
         if self._entered:
-            position = position._replace(lineage=max(position.lineage, self.stepper.place.position.lineage) + 1)
+            position = position._replace(lineage=max(position.lineage, self.stepper.place.position.lineage + 1))
         self._sync.take(Wanted(**manifest.orders))
         self.stepper.take(snapshot, Start(position, How.LOAD, in_force=manifest.orders["number"]))
         self.reached, self.stepper.digest = position.version, manifest.digest

@@ -56,6 +56,7 @@ class StepReport:
     own_samples: int = 0
     own_weight: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    lineage: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -173,11 +174,12 @@ def about(stepper: Stepper, data: str) -> dict[str, Any]:
     }
 
 
-def differences(manifest: Manifest, config: TrainingConfig, data: str) -> list[str]:
+def differences(manifest: Manifest, config: TrainingConfig, data: str, but: Sequence[str] = ()) -> list[str]:
     """Where a training of this config, on these data, is not the one that was saved: each with both values. What
-    decides no bit may differ. data: the fingerprint."""
-    kept, names = manifest.config.get("training", {}), [n for n in config.names() if n not in NEED_NOT_BE_EQUAL]
-    now = {name: getattr(config, name) for name in names}
+    decides no bit may differ. data: the fingerprint. but: fields that may differ too."""
+    may = (*NEED_NOT_BE_EQUAL, *but)
+    kept, now = manifest.config.get("training", {}), asdict(config)
+    names = [name for name in config.names() if name not in may]
     found = [f"{name} was {kept.get(name)!r} and is {now[name]!r}" for name in names if kept.get(name) != now[name]]
     if manifest.data != data:
         found.append(f"the data's fingerprint was {manifest.data[:16]} and is {data[:16]}")

@@ -95,7 +95,8 @@ class Stepper:
         if self._reported != self.version:
             self._reported = self.version
             check, number = self._replica.check(), place.in_force.number
-            told = StepReport(self.version, check=check, digest=self.digest, in_force=number, how=start.how.value)
+            told = StepReport(self.version, check=check, digest=self.digest, in_force=number, how=start.how.value,
+                              lineage=place.position.lineage)  # fmt: skip
             self._sync.report(told)
 
     def awaken(self) -> None:
@@ -286,7 +287,7 @@ class Stepper:
                     suspects=() if agreed.missed else step.cleared, how="record" if agreed.missed else "tail",
                     trouble=step.trouble, clip_ratio=clip_ratio, slowest=None if agreed.missed else step.slowest,
                     own_units=step.units, own_samples=step.samples, own_weight=step.own_weight,
-                    seconds=step.watch.total(),
+                    seconds=step.watch.total(), lineage=place.position.lineage,
                 )
             )  # fmt: skip
         self._step = None

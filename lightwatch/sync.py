@@ -229,6 +229,8 @@ class Alone:
         self.paths: tuple[str, ...] = ()
         self.trace: Trace | None = None
         self.home = Home()
+        self.lineage = 0
+        """Of what is restored: at least this one."""
         self._orders = [Wanted()]
         self._changed = threading.Condition()
         self.closing: Closing | None = None

@@ -27,6 +27,8 @@ log = logging.getLogger("lightwatch.spheres")
 
 V0 = "v0.safetensors"
 VERSIONS = "versions.jsonl"
+OVERRIDDEN = ("max_steps",)
+"""What may differ between a checkpoint and the run that goes on from it: who resumed it has judged that."""
 STORED_MOST = 32
 """Checkpoints that are told of in a roll call."""
 
@@ -89,7 +91,7 @@ class Folder:
     def _refuse_another(self, path: Path, manifest: Manifest) -> None:
         assert self._trains is not None
         config, data = self._trains
-        found = differences(manifest, config, data)
+        found = differences(manifest, config, data, OVERRIDDEN)
         if found:
             raise ConfigError(f"this is not the run that was saved in {path}: {'; '.join(found)} [LW607]")
 

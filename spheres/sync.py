@@ -332,8 +332,7 @@ class TreeSync:
         assert self._view is not None and self._go is not None and self._wires is not None
         if report.seconds:  # a step made it, skipped or not
             self._meter.made_version(self._wires.groups.plans, self._gradient_bytes)
-        lineage = self._go.position.lineage
-        self._link.send(row_of(report, self._view, lineage, self._meter.lines(), self._wires.round_trips()))
+        self._link.send(row_of(report, self._view, self._meter.lines(), self._wires.round_trips()))
         self._link.stand(in_force=report.in_force)  # after the row: the order holds from that version, not before
         if report.how != "here":
             self._folder.note(

@@ -71,11 +71,11 @@ def start_of(go: Go) -> Start:
     )
 
 
-def row_of(report: StepReport, view: View, lineage: int, traffic: list[Traffic], round_trips: dict[str, float]) -> Row:
+def row_of(report: StepReport, view: View, traffic: list[Traffic], round_trips: dict[str, float]) -> Row:
     """The report of a version. view: whose members the report's numbers mean."""
     members = view.members
     return Row(
-        generation=view.generation, version=report.version, lineage=lineage, loss=report.loss,
+        generation=view.generation, version=report.version, lineage=report.lineage, loss=report.loss,
         learning_rate=report.learning_rate,
         grad_norm=report.grad_norm, weight=report.weight, samples=report.samples, attempts=report.attempts,
         skipped=report.skipped, in_force=report.in_force, check=report.check, digest=report.digest, epoch=report.epoch,

@@ -14,6 +14,7 @@ from ..config import TrainingConfig
 from ..errors import ConfigError, DataError, told
 from ..trace import Trace
 from .folder import DiskError, is_disk_trouble
+from .record import OVERRIDES
 from .rows import Row, bytes_up_to
 from .settings import Point, Settings
 from .signals import Signals
@@ -123,14 +124,25 @@ class AloneRun:
 
     def _go_on(self, point: Point, trainer: Trainer, metrics: IO[bytes]) -> None:
         """Stand at the checkpoint; what was told of later versions is told anew. Raises ConfigError, DataError."""
+        from control.record import read_record
+
         from ..manifest import read_manifest
         from ..saving import differences
+        from ..sync import Wanted
 
+        assert self._sync is not None
+        record = read_record(self._folder.ledger)
+        self._sync.lineage = point.lineage or record.lineage
+        self._sync.obey(record.orders, record.version if point.lineage is None else point.version)
         if point.path is not None:
-            found = differences(read_manifest(point.path), trainer.config, trainer.data.fingerprint)
+            overridden = ("max_steps",) if OVERRIDES in record.notes else ()
+            manifest = read_manifest(point.path)
+            found = differences(manifest, trainer.config, trainer.data.fingerprint, overridden)
             if found:
                 raise ConfigError(f"this is not the run that was saved in {point.path}: {'; '.join(found)} [LW607]")
             trainer.restore(point.path)
+        else:
+            self._sync.take(Wanted())
         metrics.truncate(bytes_up_to(self._folder.metrics, point.version))
 
     def _home(self, sync: Recording) -> Home:

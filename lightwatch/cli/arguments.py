@@ -45,6 +45,13 @@ def build_parser(version: str) -> Parser:
         ("stop", "end a run after the step it is in, keeping the model"),
     ):
         _add_where(_command(commands, order, help_text))
+    checkpoint = _command(commands, "checkpoint", "save a run's next version, and wait until it is on the disk")
+    _add_where(checkpoint)
+    name_help = "of its folder; such a one is never pruned (default: step-<version>)"
+    checkpoint.add_argument("--name", metavar="NAME", default="", help=name_help)
+    restore = _command(commands, "restore", "take a run that goes on back to one of its checkpoints")
+    _add_where(restore)
+    restore.add_argument("--name", metavar="NAME", default="", help="of its folder (default: the newest)")
     _add_sample(_command(commands, "sample", "let a trained model write"))
     _add_run(_command(commands, "run", "run your own script on a tree"))
     _add_chaos(_command(commands, "chaos", "train twice, once with faults, and compare the bits"))
@@ -90,6 +97,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=_whole, default=None, help="end at version N")
     parser.add_argument("--data", metavar="PATH", default=None, help="a text file, a folder or a glob")
     parser.add_argument("--resume", metavar="DIR", default=None, help="go on with the run in DIR, as it was begun")
+    override_help = "with --resume: what is given otherwise counts from there on, as far as it may: --steps"
+    parser.add_argument("--override", action="store_true", help=override_help)
     parser.add_argument("--seed", metavar="S", type=_whole, default=None, help="decides v0, order and dropout")
     parser.add_argument("--config", metavar="FILE", default=None, help="a TOML file; flags go over it")
     parser.add_argument("--reduction", metavar="R", default=None, help="exact (default) or float")
@@ -131,6 +140,7 @@ def _add_chaos(parser: argparse.ArgumentParser) -> None:
         ("--both-kills", 1, "kills of a sphere and control at once"),
         ("--stops", 3, "SIGSTOPs of 0.1 to 10 s, of spheres, control, supervisors, the template in turn"),
         ("--joins", 2, "spheres that join at a new path"),
+        ("--save-kills", 2, "kills of a sphere or control in the middle of a checkpoint"),
         ("--blackouts", 0, "kills of all spheres at once; else one that holds the state is always left"),
     ):
         parser.add_argument(flag, metavar="N", type=_whole, default=None, help=f"{what} (default: {count})")

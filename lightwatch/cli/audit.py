@@ -6,7 +6,7 @@ hand contradicts its own columns, the config, the data, an order, a closing, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +190,7 @@ def ordered(record: RunRecord, rows: dict[int, Row]) -> Iterator[Contradiction]:
         before = found
 
 
-def in_force_at(orders: list[OrderRecord], version: int) -> int:
+def in_force_at(orders: Sequence[OrderRecord], version: int) -> int:
     """The newest order that holds for the step that begins at a version; 0: none."""
     return max((each.number for each in orders if each.version is not None and each.version <= version), default=0)
 

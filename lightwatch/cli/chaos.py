@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..config import PRESET, dumps, load, merge
 from ..errors import ConfigError, LightwatchError
 from ..files import write_whole
 from .chaos_injector import Injector
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from control.crash import Point
 
 DONE, BROKEN, USAGE = 0, 1, 2
+SAVE_EVERY = 5
+"""Versions from one checkpoint to the next."""
 
 
 def chaos(arguments: argparse.Namespace) -> int:
@@ -79,6 +82,15 @@ def chosen_counts(arguments: argparse.Namespace) -> Counts:
     return replace(base, **{name: count for name, count in given.items() if count is not None})
 
 
+def config_of(arguments: argparse.Namespace) -> str:
+    """The complete set for both runs: as `train` would take it, but that saves come often, unless a file says when.
+    Raises ConfigError."""
+    run = PRESET if arguments.config is None else load(Path(arguments.config), PRESET)
+    if run.training.save_interval == PRESET.training.save_interval:
+        run = merge(run, training={"save_interval": SAVE_EVERY})
+    return dumps(run)
+
+
 class Pair:
     """The two runs, in folders side by side."""
 
@@ -87,6 +99,8 @@ class Pair:
         self._folder = folder
         self._progress = progress
         self._struck: Injector | None = None
+        self._config = folder.path / "chaos.toml"
+        write_whole(self._config, config_of(arguments).encode())
 
     def run(
         self,
@@ -146,7 +160,7 @@ class Pair:
     def _flags(self) -> list[str]:
         given = self._arguments
         flags = ["--tree", given.tree, "--steps", str(given.steps), "--seed", str(given.seed)]
-        flags += ["--config", given.config] if given.config is not None else []
+        flags += ["--config", str(self._config)]
         return flags + (["--data", given.data] if given.data is not None else [])
 
 

@@ -5,6 +5,7 @@ A fault that is due waits while its target does not live, or while it would take
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..manifest import MANIFEST
 from .chaos_measure import Struck
 from .chaos_plan import Fault, may_strike
 from .chaos_processes import Process, Roster
@@ -21,6 +23,7 @@ from .folder import RunFolder, read_json
 from .processes import environment
 
 JOINER_ENDS_S = 5.0
+CHECKPOINTS = "checkpoints"
 
 
 def holders_of(last: Iterable[Made], alive: dict[str, int]) -> set[str]:
@@ -38,6 +41,18 @@ def holders_of(last: Iterable[Made], alive: dict[str, int]) -> set[str]:
         if made.version == newest.version
         or (made.generation == newest.generation and made.version == newest.version - 1)
     }
+
+
+def is_saving(checkpoints: Path) -> bool:
+    """Whether a checkpoint is being written: a folder has files, and its manifest is not there, or about to be."""
+    try:
+        return any(
+            names and (MANIFEST not in names or any(name.startswith(".") for name in names))
+            for folder in checkpoints.iterdir()
+            for names in [os.listdir(folder)]
+        )
+    except OSError:  # none yet, or one that is being removed
+        return False
 
 
 @dataclass
@@ -121,6 +136,8 @@ class Injector:
         """Do it; False: whom it is meant for does not live now."""
         if fault.kind == "join":
             return self._join(fault)
+        if fault.kind == "save-kill" and not is_saving(self._folder.path / CHECKPOINTS):
+            return False
         victims = self._victims(fault)
         if victims is None:
             return False
@@ -146,6 +163,8 @@ class Injector:
             workers = {path: self.roster.worker(path) for path in self.paths}
             return {path: worker for path, worker in workers.items() if worker is not None} or None
         role, _, what = fault.kind.partition("-")
+        if role == "save":
+            role = "control" if fault.target == "control" else "sphere"
         roles = {"both": ("sphere", "control"), "supervisor": ("supervisor", "sphere")}.get(role, (role,))
         if what == "stop":
             roles = (role,)

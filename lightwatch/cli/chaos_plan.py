@@ -42,6 +42,7 @@ class Counts:
     stops: int = 3
     joins: int = 2
     blackouts: int = 0
+    save_kills: int = 2
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -62,10 +63,11 @@ class Counts:
             *stops,
             *["join"] * self.joins,
             *["blackout"] * self.blackouts,
+            *["save-kill"] * self.save_kills,
         ]
 
 
-NO_FAULTS = Counts(0, 0, 0, 0, 0, 0, 0, 0)
+NO_FAULTS = Counts(0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Fault:
     """One planned fault.
 
     target: a sphere's path, `control`, `template`, or `all` for a blackout. It is due once `version` was made, and
-    `part` of a clean step's time after. for_s: of a stop, until SIGCONT.
+    `part` of a clean step's time after; a save-kill then waits until a checkpoint is being written. for_s: of a stop,
+    until SIGCONT.
     """
 
     kind: str
@@ -124,8 +127,16 @@ def _target(chance: random.Random, kind: str, paths: tuple[str, ...], grown: lis
         return new_path(chance, grown)
     if kind == "blackout":
         return "all"
+    if kind == "save-kill":
+        return chance.choice([*writers_among(paths), "control"])
     role = kind.partition("-")[0]
     return role if role in ONE_OF_ITS_KIND else chance.choice(paths)
+
+
+def writers_among(paths: tuple[str, ...]) -> list[str]:
+    """Who writes checkpoints: the spheres of the first one's host."""
+    home = paths[0].rpartition("/")[0]
+    return [path for path in paths if path.rpartition("/")[0] == home]
 
 
 def new_path(chance: random.Random, paths: list[str]) -> str:

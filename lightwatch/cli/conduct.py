@@ -34,7 +34,7 @@ def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: s
     if settings.point is None:
         settings.folder.make(config)
     else:
-        settings.folder.reopen()
+        settings.folder.reopen(config)
     began_s = time.monotonic()
     most = settings.run.training.max_steps if not settings.script else -1
     with contextlib.ExitStack() as stack:

@@ -131,11 +131,12 @@ class RunFolder:
                 raise DiskError(f"{what} [LW601]") from None
             raise ConfigError(f"{what} [LW602]") from None
 
-    def reopen(self) -> None:
+    def reopen(self, config: str) -> None:
         """Make the folder that of a run that goes on: no word of its end, nor of processes that are dead. Raises
         DiskError."""
         try:
             self.logs.mkdir(exist_ok=True)
+            write_whole(self.config, config.encode())
             write_whole(self.reserve, b"kept free for summary.json\n".ljust(RESERVED_BYTES))
             for stale in (self.summary, self.address, self.template_pid):
                 stale.unlink(missing_ok=True)

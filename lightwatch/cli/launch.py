@@ -114,6 +114,7 @@ class Launch:
                 listen=of.listen,
                 silence_s=of.silence_s,
                 log=self._folder.log("control"),
+                resume=self._settings.point is not None,
             )
         except NoAnswer as error:
             raise LightwatchError(str(error)) from None

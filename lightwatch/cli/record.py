@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from control.record import RunRecord
 
 OVER = ("completed", "stopped", "failed")
+OVERRIDES = "overrides"
+"""The ledger's note of what `--resume --override` changed: a list of {version, lineage, max_steps: [was, is]}."""
 
 
 def is_over(folder: RunFolder) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -15,13 +15,16 @@ from control.ledger import Ledger
 from control.metrics import metrics_line
 from control.protocol import NO_GENERATION
 from control.protocol import Row as LedgerRow
+from control.record import OrderRecord
 from control.status import Totals
 from control.totals import Account, booked, saved
 
 from ..config import TrainingConfig
 from ..errors import ReductionError
 from ..metrics import Closing, StepReport
-from ..sync import Alone, How, Length
+from ..sync import Alone, How, Length, Position, Wanted
+from ..tail import Tail
+from .audit import in_force_at
 from .rows import Row, parse_row
 from .summary import costs
 
@@ -56,8 +59,29 @@ class Recording(Alone):
         self._configured = configured
         self._stop_wanted = stop_wanted
         self._account = Account()
+        self._past: tuple[OrderRecord, ...] = ()
+        self._known = -1
         self._micro_batches = 0
         self.fingerprint: dict[str, str] = {}
+
+    def obey(self, orders: Sequence[OrderRecord], known: int) -> None:
+        """What a tree was ordered before this process went on with its run: each holds again from its own version on;
+        from version `known` on, where nobody had come, all of them do. A pause or a stop is over."""
+        self._past, self._known = tuple(orders), known
+
+    def take(self, wanted: Wanted) -> None:
+        super().take(wanted)
+        for order in self._past:
+            if order.number < len(self._orders):
+                self._orders[order.number] = Wanted(order.number, learning_rate=order.learning_rate)
+            else:
+                self.order(learning_rate=order.learning_rate)
+
+    def tail(self, tail: Tail, position: Position) -> Tail:
+        tail = super().tail(tail, position)
+        if position.version < self._known:
+            tail.members["seen"][0] = in_force_at(self._past, position.version + 1)
+        return tail
 
     @property
     def totals(self) -> Totals:
@@ -122,7 +146,8 @@ class Recording(Alone):
     def _refuse_another(self, row: LedgerRow) -> None:
         """What is made again, after going on from a checkpoint, must be what the ledger holds already."""
         known = self._ledger.row(row.version)
-        if known is not None and known.check is not None and known.check != row.check:
+        same = known is not None and known.lineage == row.lineage
+        if known is not None and same and known.check is not None and known.check != row.check:
             raise ReductionError(
                 f"version {row.version} was made again with other weights (check {row.check}) than the ledger says "
                 f"({known.check}): this is not the machine, the data or the code that the run began with [LW533]"

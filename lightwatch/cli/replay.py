@@ -18,6 +18,7 @@ from ..optim import warmup_cosine
 from ..sync import Alone, Length, Position, Standing, Start, Wanted
 from ..tail import Tail
 from .audit import Contradiction, Plan, in_force_at, replayed_otherwise
+from .record import OVERRIDES
 
 COMPARED = ("loss", "learning_rate", "grad_norm", "clip_ratio", "weight", "samples", "skipped", "epoch", "eval_loss")
 
@@ -74,7 +75,7 @@ class Replay:
         self._compared = range(0)
         self._kept = {kept.version: kept for kept in record.versions}
         self._sync = Ordered(record.orders, self._heard)
-        self._trainer = job.build(run, self._sync)
+        self._trainer = job.build(run, self._sync, factor_of(run.training, record))
         self._trainer.train_steps(0)
 
     def refuse_otherness(self) -> None:
@@ -95,7 +96,7 @@ class Replay:
         if any(name.startswith("config.") for name in changed):
             return None
         if "data" in changed:
-            return plan_of(training)
+            return plan_of(training, self._record)
 
         @cache
         def samples(place: int) -> int:
@@ -105,7 +106,9 @@ class Replay:
             shown = samples((version - 1) % data.steps_per_epoch)  # how many depends on the place in the epoch alone
             return shown, shown * run.data.sequence_length
 
-        return replace(plan_of(training), counts=counts, epoch_of=lambda version: data.epoch_of(version - 1))
+        return replace(
+            plan_of(training, self._record), counts=counts, epoch_of=lambda version: data.epoch_of(version - 1)
+        )
 
     def run(self, first: int, last: int) -> Contradiction | None:
         """Make versions up to `last`, from v0 on, and compare those from `first` on; the first that differs."""
@@ -144,10 +147,21 @@ class Replay:
         self.digests += kept.digest is not None
 
 
-def plan_of(training: TrainingConfig) -> Plan:
+def plan_of(training: TrainingConfig, record: RunRecord) -> Plan:
     """What the config alone says of each version."""
-    factor = warmup_cosine(training.warmup_steps, training.max_steps)
+    factor = factor_of(training, record)
     return Plan(training.micro_batches, training.max_steps, training.learning_rate, factor)
+
+
+def factor_of(training: TrainingConfig, record: RunRecord) -> Callable[[int], float]:
+    """The schedule: update -> factor. Up to a version at which max_steps was overridden, the one from before."""
+    changes = sorted(record.notes.get(OVERRIDES, []), key=lambda each: int(each["version"]))
+
+    def factor(update: int) -> float:
+        most = next((each["max_steps"][0] for each in changes if update <= each["version"]), training.max_steps)
+        return warmup_cosine(training.warmup_steps, most)(update)
+
+    return factor
 
 
 def differing(recorded: Mapping[str, str], here: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from .arguments import DEFAULT_TREE
 from .conduct import conduct
 from .folder import RunFolder
 from .script import check_script
-from .settings import Settings, control_flags, judged_paths, refuse_busy_port, refuse_clashing_logs
+from .settings import Settings, control_flags, judged_paths, refuse_busy_port, refuse_clashing_logs, refuse_nowhere
 from .terminal import Terminal
 
 
@@ -30,6 +30,7 @@ def settle_run(arguments: argparse.Namespace) -> Settings:
     paths, alone = judged_paths(config.control, folder)
     refuse_clashing_logs(paths)
     if not alone:
+        refuse_nowhere(config.control, paths)
         refuse_busy_port(config.control.listen)
     words = (script, *arguments.args)
     return Settings(config, paths, alone, folder, script=words, profile=arguments.profile)

@@ -33,11 +33,13 @@ class TextFacts:
 
 @dataclass(frozen=True)
 class Point:
-    """Where a run goes on: a checkpoint's folder, or None for version 0. skipped: a sentence for each passed over."""
+    """Where a run goes on: a checkpoint's folder, or None for version 0. skipped: a sentence for each passed over.
+    lineage: the one that it begins there, because something was overridden; None: it goes on in the one that it has."""
 
     path: Path | None
     version: int
     skipped: tuple[str, ...] = ()
+    lineage: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,20 @@ def settle_train(arguments: argparse.Namespace) -> Settings:
     paths, alone = judged_paths(run.control, folder)
     refuse_clashing_logs(paths)
     if not alone:
+        refuse_nowhere(run.control, paths)
         refuse_busy_port(run.control.listen)
     refuse_full_disk(folder.path, run.model)
     return Settings(run, paths, alone, folder, read_text(run), profile=arguments.profile)
+
+
+def refuse_nowhere(control: ControlConfig, paths: tuple[str, ...]) -> None:
+    """Raise ConfigError if no sphere is where the checkpoints are to be written."""
+    at = control.checkpoint_at
+    if at and not any(path == at or path.startswith(f"{at}/") for path in paths):
+        raise ConfigError(
+            f"checkpoint_at is {at[:80]!r}, where no sphere of the tree {control.tree} is; it has {paths[0]} and "
+            f"{len(paths) - 1} more: name the path of a host [LW002]"
+        )
 
 
 def resolve(arguments: argparse.Namespace) -> RunConfig:

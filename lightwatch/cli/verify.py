@@ -136,7 +136,7 @@ def prepared(
     except DataError as error:
         found.refused = str(error)
         found.left_out.append("the counts of samples: the data can't be read")
-        return plan_of(run.training), None
+        return plan_of(run.training, record), None
     plan = replay.plan(run)
     if plan is None:
         found.left_out.append("micro-batches and learning rates: config.toml is not the one that the run had")

@@ -169,7 +169,8 @@ class Sphere(Steps):
         if self._reported != place.position.version:
             self._reported = place.position.version
             told = StepReport(self._reported, check=self.weights.check, digest=self.weights.digest,
-                              in_force=place.in_force.number, how=start.how.value)  # fmt: skip
+                              in_force=place.in_force.number, how=start.how.value,
+                              lineage=place.position.lineage)  # fmt: skip
             self._report(told)
         self.world.stands(self)
 

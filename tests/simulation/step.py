@@ -153,11 +153,12 @@ class Steps(Process):
             self._reported, loss=1.0, learning_rate=rate, weight=world.units, samples=world.units, in_force=order,
             check=self.weights.check, digest=self.weights.digest if due else None, attempts=before.attempt + 1,
             own_units=self._units, seconds=seconds, how="record" if agreed.missed else "tail",
+            lineage=place.position.lineage,
         )  # fmt: skip
         self._units = 0
         self._report(told)
 
     def _report(self, told: StepReport) -> None:
         assert self.view is not None
-        self.link.send(row_of(told, self.view, self.place.position.lineage, [], {}))
+        self.link.send(row_of(told, self.view, [], {}))
         self.link.stand(in_force=told.in_force)
