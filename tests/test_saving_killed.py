@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -104,6 +105,28 @@ def test_killed_at_each_call_of_a_save_the_newest_whole_one_is_found(run: Run) -
             break
         found.append(run.found())
     assert len(found) > 20 and found == sorted(found) and set(found) == {2, 3}
+
+
+@pytest.mark.timeout(120)
+def test_killed_at_100_random_moments_the_newest_whole_one_is_found(run: Run) -> None:
+    """Wherever that is: in a system call, or between two."""
+    began_s = time.monotonic()
+    assert run.save(3) is None
+    takes_s = time.monotonic() - began_s
+    run.begin()
+    chance, found = random.Random(6), []
+    for _ in range(100):
+        pid = os.fork()
+        if not pid:
+            try:
+                run.save(3)
+            finally:
+                os._exit(0)
+        time.sleep(chance.uniform(0, 1.5 * takes_s))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        found.append(run.found())
+    assert set(found) <= {2, 3} and 2 in found
 
 
 def traced(run: Run, *options: str) -> int:
