@@ -21,6 +21,8 @@ from . import crash
 from .config import Settings
 from .door import Door
 from .errors import ControlError
+from .keyfile import Pair
+from .keys import Keys
 from .ledger import Ledger
 from .server import Server
 
@@ -36,11 +38,14 @@ def main(arguments: list[str]) -> int:
             ledger = stack.enter_context(Ledger.open(settings.folder / "ledger.db", settings.run_id))
             crash.here("control.ledger_opened")
             ledger.set("tree", settings.tree)
-            door = stack.enter_context(closing(Door(settings.listen, settings.silence_s)))
+            keys = Keys(settings.folder) if Keys(settings.folder).exist else None
+            pair = keys.pair if keys else None
+            door = stack.enter_context(closing(Door(settings.listen, settings.silence_s, pair)))
             crash.here("control.bound")
-            server = Server(settings, ledger, door)
+            server = Server(settings, ledger, door, keys)
+            door.may_enter = server.guard.may_enter
             server.catch_signals()
-            _announce(settings, ledger, door)
+            _announce(settings, ledger, door, pair)
             crash.here("control.announced")
         except ControlError as error:
             print(f"control: {error}", file=sys.stderr)
@@ -82,7 +87,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
-def _announce(settings: Settings, ledger: Ledger, door: Door) -> None:
+def _announce(settings: Settings, ledger: Ledger, door: Door, pair: Pair | None) -> None:
     """Write control.json whole or not at all: who reads it can connect."""
     about = {
         "address": door.address,
@@ -91,6 +96,8 @@ def _announce(settings: Settings, ledger: Ledger, door: Door) -> None:
         "incarnation": ledger.incarnation,
         "host": socket.gethostname(),
     }
+    if pair is not None:
+        about["key"] = pair.public
     aside = settings.folder / "control.json.new"
     with open(aside, "w", encoding="utf-8") as file:
         json.dump(about, file)

@@ -80,15 +80,15 @@ class NotYet:
 Admission = SphereCame | SphereReturned | Remembered | Refusal | Fenced | NotYet
 
 
-def admit_hello(state: State, hello: Hello, now_s: float) -> Admission:
+def admit_hello(state: State, hello: Hello, now_s: float, key: str = "") -> Admission:
     """A seat for a sphere, its old seat for one that is back, or why not. A refusal does not end the run: the sphere
     that is expected here may still come. After Remembered, ask again, also for those who were told NotYet: before it,
-    a newcomer could only be given a number that is somebody's."""
+    a newcomer could only be given a number that is somebody's. key: that its connection has proved."""
     if hello.run_id == state.run_id:
         news = _of_another_control(state, hello, now_s)
         if news is not None:
             return news
-    why = why_not_here(state, hello)
+    why = why_not_here(state, hello, key)
     if why:
         return Refusal(why)
     if state.remembers and state.begun is None:
@@ -99,15 +99,15 @@ def admit_hello(state: State, hello: Hello, now_s: float) -> Admission:
             "it anew [LW405]"
         )
     seat = state.seat_at(hello.path)
-    if seat is not None and is_same_process(seat, hello):
+    if seat is not None and is_same_process(seat, hello, key):
         if hello.sphere in (0, seat.sphere):
             return SphereReturned(sphere=seat.sphere, at_s=now_s)
         return Refusal(f"sphere {hello.path}: it says it is number {hello.sphere}; the path's is {seat.sphere} [LW405]")
     if hello.sphere and state.remembers and _is_remembered(state, hello):
-        return SphereCame(sphere=hello.sphere, hello=hello, at_s=now_s)
+        return SphereCame(sphere=hello.sphere, hello=hello, at_s=now_s, key=key)
     if hello.sphere:
         return Refusal(f"sphere {hello.path}: number {hello.sphere} was given up; start it anew [LW405]")
-    return SphereCame(sphere=state.next_sphere, hello=hello, at_s=now_s)
+    return SphereCame(sphere=state.next_sphere, hello=hello, at_s=now_s, key=key)
 
 
 def refused(state: State, hello: Hello, refusal: Refusal) -> Refused | End:
@@ -127,7 +127,9 @@ def _knows_other_orders(state: State, memory: Memory) -> bool:
 def _is_remembered(state: State, hello: Hello) -> bool:
     """Whether it is a sphere from before this control, which may have its number back."""
     known = state.seats.get(hello.sphere)
-    return known is None or (known.unseen and known.path == hello.path)
+    return known is None or (
+        known.unseen and known.path == hello.path and known.hello.larder_key in ("", hello.larder_key)
+    )
 
 
 def _of_another_control(state: State, hello: Hello, now_s: float) -> Remembered | Fenced | None:

@@ -125,7 +125,7 @@ def _came(state: State, event: SphereCame) -> State:
     known = state.seats.get(event.sphere)
     if (known is not None and not known.unseen) or (event.sphere != state.next_sphere and not state.remembers):
         raise IllegalMove(f"sphere {event.sphere} came; the next id is {state.next_sphere}")
-    seat = Seat(sphere=event.sphere, hello=hello, heard_s=event.at_s)
+    seat = Seat(sphere=event.sphere, hello=hello, heard_s=event.at_s, key=event.key)
     seats = dict(state.seats)
     former = state.seat_at(hello.path)
     if former is not None:
@@ -134,7 +134,7 @@ def _came(state: State, event: SphereCame) -> State:
         if old.path == hello.path:
             lost_s = old.lost_s if not old.connected else event.at_s
             seats[old.sphere] = replace(
-                old, connected=False, lost_s=lost_s, dead=old.dead or follows(hello, old), waits_s=0.0
+                old, connected=False, lost_s=lost_s, dead=old.dead or follows(hello, old, event.key), waits_s=0.0
             )
             if old.sphere not in state.line() and all(old.sphere != member.sphere for member in state.members):
                 del seats[old.sphere]
@@ -172,7 +172,9 @@ def _remembered(state: State, event: Remembered) -> State:
     paths = SphereTree.of(tuple(dict.fromkeys((*state.paths, *(member.path for member in memory.members))))).paths
     seats = dict(state.seats)
     for member in memory.members:
-        hello = Hello(run_id=state.run_id, path=member.path, pid=0, host="?", sphere=member.sphere)
+        hello = Hello(
+            run_id=state.run_id, path=member.path, pid=0, host="?", sphere=member.sphere, larder_key=member.key
+        )
         away = Seat(sphere=member.sphere, hello=hello, heard_s=event.at_s, connected=False, lost_s=event.at_s)
         seats.setdefault(member.sphere, away)
     return replace(

@@ -19,7 +19,9 @@ from types import TracebackType
 import zmq
 
 from .config import check_connect
-from .errors import AddressError, NoAnswer, OrderRefused
+from .errors import AddressError, KeyRefused, NoAnswer, OrderRefused
+from .handshakes import Handshakes
+from .keyfile import KeyFile, found_key, lock, read_key
 from .process import ControlProcess as ControlProcess
 from .protocol import Answer, Ask, Event
 from .status import Status
@@ -35,18 +37,27 @@ EVENTS_KEPT = 10_000
 class ControlClient:
     """A connection to control at an address, or to the control of a run's folder. One thread at a time; close it.
 
-    timeout_s: for each answer. Raises AddressError at once for what is no address and no run's folder, NoAnswer when
-    control is silent.
+    timeout_s: for each answer. key: this machine's key file; None: the one that it has for this run, in the run's
+    folder or in the user's (keyfile.py), if any. Raises AddressError at once for what is no address and no run's
+    folder, KeyFileError for a key that can't be used, NoAnswer when control is silent, KeyRefused if it wants another.
     """
 
-    def __init__(self, address_or_run_dir: str | os.PathLike[str], timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        address_or_run_dir: str | os.PathLike[str],
+        timeout_s: float = 5.0,
+        key: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.address = _address(address_or_run_dir)
+        own = _key(address_or_run_dir, self.address) if key is None else read_key(Path(key))
         self.timeout_s = timeout_s
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
         self._socket.setsockopt(zmq.IPV6, int("[" in self.address))
+        lock(self._socket, own)
+        self._handshakes = Handshakes(self._socket, keyed=own is not None)
         self._socket.connect(self.address)
         self._answers: dict[str, deque[Answer]] = {}
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
@@ -137,6 +148,8 @@ class ControlClient:
             except zmq.Again:
                 pass  # The queue to it is full; the deadline decides.
             self._receive(min(now + AGAIN_S, deadline), lambda: bool(inbox))
+            if not inbox and self._handshakes.are_over():
+                raise self._no_answer("did not answer")
         answer = inbox.popleft()
         if not request:
             self._answers.pop(ask.request, None)
@@ -158,7 +171,10 @@ class ControlClient:
                 self._answers[message.request].append(message)
         return True
 
-    def _no_answer(self, what: str) -> NoAnswer:
+    def _no_answer(self, what: str) -> NoAnswer | KeyRefused:
+        why = self._handshakes.why_refused()
+        if why:
+            return KeyRefused(f"control at {self.address}: {why}")
         return NoAnswer(
             f"control at {self.address} {what} within {self.timeout_s:g} s; is the run still going, and is this its "
             "address (control.json in the run's folder)? [LW501]"
@@ -168,6 +184,7 @@ class ControlClient:
         """Close the connection; a second call does nothing."""
         if not self._closed:
             self._closed = True
+            self._handshakes.close()
             self._socket.close(0)
             self._context.term()
 
@@ -198,6 +215,12 @@ def _address(address_or_run_dir: str | os.PathLike[str]) -> str:
     if host == socket.gethostname() and not _lives(pid):
         raise NoAnswer(f"{text}: its control (pid {pid}) is gone; the run is over [LW502]")
     return address
+
+
+def _key(address_or_run_dir: str | os.PathLike[str], address: str) -> KeyFile | None:
+    text = os.fspath(address_or_run_dir)
+    folder = None if "://" in text else Path(text)
+    return found_key(folder, "client", address=address) or found_key(None, "watcher", address=address)
 
 
 def _lives(pid: int) -> bool:

@@ -38,7 +38,7 @@ class Settings:
         if not 0.2 <= self.silence_s <= 3600:
             raise SettingsError(f"silence_s: expected 0.2 to 3600 seconds, got {self.silence_s} [LW002]")
         parse_tree(self.tree)
-        check_listen(self.listen)
+        check_listen(self.listen, keyed=(self.folder / "keys" / "control.key").exists())
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -57,12 +57,13 @@ def split_address(address: str) -> tuple[str, str]:
     return host, port
 
 
-def check_listen(address: str) -> None:
-    """Raise AddressError unless control may bind here: loopback only, since nothing is encrypted yet."""
+def check_listen(address: str, keyed: bool = False) -> None:
+    """Raise AddressError unless control may bind here: on loopback, and elsewhere if the run has keys."""
     host, _ = split_address(address)
-    if not _LOOPBACK.fullmatch(host):
+    if not keyed and not _LOOPBACK.fullmatch(host):
         raise AddressError(
-            f"address: {address!r} is not on this machine's loopback; without keys control binds 127.0.0.1 only [LW007]"
+            f"address: {address!r} is not on this machine's loopback, and the run has no keys: draw some with "
+            "`lightwatch keys new DIR --name NAME` and start it there (--out DIR), or listen on 127.0.0.1 [LW007]"
         )
 
 

@@ -46,6 +46,14 @@ class AddressError(ControlError, ValueError):
     """An address that is not tcp://HOST:PORT, or one that may not be bound."""
 
 
+class KeyFileError(ControlError, ValueError):
+    """A key, a token or a name of a machine that can't be used as it is."""
+
+
+class KeyRefused(ControlError):
+    """Control, or whoever listens there, does not take this key, or wants one and was shown none."""
+
+
 class BindError(ControlError, OSError):
     """The address can't be bound: in use, or not of this machine."""
 

@@ -29,9 +29,12 @@ from .protocol import (
 
 @dataclass(frozen=True, kw_only=True)
 class SphereCame:
+    """key: that its connection has proved; the seat is that machine's. Empty in a run without keys."""
+
     sphere: int
     hello: Hello
     at_s: float
+    key: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

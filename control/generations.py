@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from .events import Adopted, GenerationBegun, GenerationProposed
 from .losses import BROKEN, is_gone, is_here
-from .protocol import NO_GENERATION, Generation, Member
+from .protocol import NO_GENERATION, Generation, Hello, Member
 from .rollcall import Readys, begun, readys_of
 from .state import Seat, State
 
@@ -42,11 +42,11 @@ def proposed(state: State, now_s: float) -> GenerationProposed | None:
 def members_here(state: State, now_s: float) -> tuple[Member, ...]:
     """Everybody who could take part now, in tree order."""
     seats = [seat for path in state.paths if (seat := state.seat_at(path)) is not None]
-    return tuple(
-        Member(sphere=seat.sphere, path=seat.path, address=seat.hello.address, port=seat.hello.port)
-        for seat in seats
-        if is_here(state, seat, now_s)
-    )
+    return tuple(_member(seat.sphere, seat.hello) for seat in seats if is_here(state, seat, now_s))
+
+
+def _member(sphere: int, hello: Hello) -> Member:
+    return Member(sphere=sphere, path=hello.path, address=hello.address, port=hello.port, key=hello.larder_key)
 
 
 def waits_for(state: State, now_s: float, readys: Readys | None = None) -> list[Seat]:

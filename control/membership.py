@@ -7,26 +7,43 @@ connection has closed; it is another sphere then, with an id of its own.
 from __future__ import annotations
 
 from .errors import TreeError
+from .events import SphereExpelled
 from .protocol import Hello, Proof
 from .state import Seat, State
 from .tree import SphereTree, check_path
 
 
-def why_not_here(state: State, hello: Hello) -> str:
-    """Why this sphere can't have a seat; empty if it can."""
+def why_not_here(state: State, hello: Hello, key: str = "") -> str:
+    """Why this sphere can't have a seat; empty if it can. key: that its connection has proved."""
     if hello.run_id != state.run_id:
         return f"sphere {hello.path}: its run is {hello.run_id!r}, this control's is {state.run_id!r} [LW405]"
+    if state.secret and not key:
+        return f"sphere {hello.path}: the run has keys, and it has shown none [LW542]"
     taken = state.seat_at(hello.path)
-    if taken is not None and is_same_process(taken, hello):
+    if taken is not None and is_same_process(taken, hello, key):
         return ""  # also after the end: it may not have heard of it
     if state.ended is not None:
         return f"sphere {hello.path}: the run is over ({state.ended.reason}) [LW405]"
     if hello.path not in state.paths:
         return _why_no_place(state, hello.path)
-    if taken is not None and taken.connected and not taken.expelled and not follows(hello, taken):
+    if taken is not None and taken.connected and not taken.expelled and not follows(hello, taken, key):
         holder = taken.hello
         return f"sphere {hello.path}: the path is taken by pid {holder.pid} on {holder.host}; take another [LW405]"
+    if taken is not None and not is_free_for(taken, key):
+        return (
+            f"sphere {hello.path}: the path is that of a machine with another key ({taken.hello.host}); take another, "
+            "or revoke that machine's key if it is gone for good [LW542]"
+        )
+    if key and hello.port and not hello.larder_key:
+        return f"sphere {hello.path}: it would hand out the state in the clear, in a run with keys [LW542]"
     return ""
+
+
+def is_free_for(seat: Seat, key: str) -> bool:
+    """Whether who shows this key may come after the sphere that has this seat. A seat is its machine's, until that
+    machine is revoked or its sphere thrown out or known dead: a connection that closed may be a cable that was cut."""
+    keyless = not key or not seat.key  # the run has no keys, or had none when that sphere came
+    return keyless or seat.key == key or bool(seat.expelled) or seat.dead
 
 
 def _why_no_place(state: State, path: str) -> str:
@@ -42,14 +59,30 @@ def _why_no_place(state: State, path: str) -> str:
     return ""
 
 
-def follows(hello: Hello, seat: Seat) -> bool:
-    """Whether this one's supervisor has seen the seat's process dead: it vouches for all before it on its host."""
-    return hello.former != 0 and (hello.path, hello.host) == (seat.path, seat.hello.host)
+def follows(hello: Hello, seat: Seat, key: str = "") -> bool:
+    """Whether this one's supervisor has seen the seat's process dead: it vouches for all before it on its host. In a
+    run with keys for those of its own machine alone, whatever it says of its host."""
+    same = (hello.path, hello.host, key) == (seat.path, seat.hello.host, seat.key)
+    return hello.former != 0 and same
 
 
-def is_same_process(seat: Seat, hello: Hello) -> bool:
+def is_same_process(seat: Seat, hello: Hello, key: str = "") -> bool:
     """Whether this Hello comes from the process that has the seat, back after a broken connection."""
-    return (hello.path, hello.pid, hello.host) == (seat.path, seat.hello.pid, seat.hello.host)
+    return (hello.path, hello.pid, hello.host, key) == (seat.path, seat.hello.pid, seat.hello.host, seat.key)
+
+
+def speaks_for_itself(seat: Seat, hello: Hello) -> bool:
+    """Whether it knows what only the process that has the seat knows: then its former connection is as good as gone."""
+    return hello.nonce != "" and hello.nonce == seat.hello.nonce
+
+
+def of_revoked(state: State, allowed: frozenset[str] | None, now_s: float) -> list[SphereExpelled]:
+    """Out with the spheres of machines that may not take part any more. allowed: public keys; None: there are none."""
+    if allowed is None or state.ended is not None:
+        return []
+    seats = [seat for seat in state.seats.values() if seat.key not in allowed and not seat.expelled and not seat.unseen]
+    why = "is of a machine whose key was revoked [LW542]"
+    return [SphereExpelled(sphere=seat.sphere, text=f"{seat.name} {why}", at_s=now_s) for seat in seats]
 
 
 def why_not_equal(first: Proof, path: str, proof: Proof) -> str:

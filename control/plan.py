@@ -6,13 +6,14 @@ heals by itself, and a restarted control needs no list of what it had begun to s
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from .decide import decide
 from .events import Event, GenerationBegun
-from .protocol import NO_GENERATION, End, Expelled, Go, How, Orders, Phase, Tick, ToSphere, View
+from .protocol import NO_GENERATION, End, Expelled, Generation, Go, How, Orders, Phase, Tick, ToSphere, View
 from .state import Seat, State
 
 AGAIN_S = 1.0
@@ -83,7 +84,14 @@ def _view(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
     unheard = unheard and not (seat.ready is not None and seat.ready.generation == state.generation)
     if told.view != state.generation or (unheard and now_s - told.view_s > AGAIN_S):
         orders = [order.wanted for order in state.orders[: state.orders_in_view]]
-        yield View(generation=state.generation, members=list(state.members), orders=orders)
+        members, word = list(state.members), word_of(state.secret, state.generation)
+        yield View(generation=state.generation, members=members, orders=orders, word=word)
+
+
+def word_of(secret: bytes, generation: Generation) -> str:
+    """By which the larders of a generation know its members: nobody else is told, and nobody can make it up. The same
+    from a control that starts anew."""
+    return hashlib.blake2b(repr(generation).encode(), key=secret, digest_size=16).hexdigest() if secret else ""
 
 
 def _go(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:

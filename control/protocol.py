@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import msgspec
-
+from .entrance import Enrol
 from .status import Status, Traffic
 from .terms import NO_GENERATION as NO_GENERATION
 from .terms import Generation as Generation
 from .terms import How as How
 from .terms import Member as Member
 from .terms import Memory as Memory
+from .terms import Message as Message
 from .terms import Part as Part
 from .terms import Phase as Phase
 from .terms import Position as Position
@@ -30,10 +30,6 @@ from .terms import Record as Record
 from .terms import SaveState as SaveState
 from .terms import Stored as Stored
 from .terms import Wanted as Wanted
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
-    """What every message shares: the class name is the tag on the wire."""
 
 
 # ---------------------------------------------------------------- spheres to control
@@ -53,6 +49,9 @@ class Hello(Message, frozen=True, kw_only=True):
     incarnation: int = 0
     """The highest of a control that I have heard of."""
     memory: Memory | None = None
+    nonce: str = ""
+    """Drawn once by this process: who comes back over another connection and is the same knows it."""
+    larder_key: str = ""
 
 
 class Proof(Message, frozen=True, kw_only=True):
@@ -277,6 +276,8 @@ class View(Message, frozen=True, kw_only=True):
     """All orders so far, in number order."""
     restoring: bool = False
     """Say in Ready which checkpoints can be read here: one is about to be restored."""
+    word: str = ""
+    """Larders hand the state of this generation to who knows it: its members. Empty in a run without keys."""
 
 
 class Go(Message, frozen=True, kw_only=True):
@@ -396,4 +397,4 @@ StoreRequest: TypeAlias = StoreSet | StoreGet | StoreAdd | StoreDelete
 FromSphere: TypeAlias = Hello | Proof | Beat | Row | Ready | Saving | Closed | Failed | StoreRequest
 ToSphere: TypeAlias = Welcome | Refused | Expelled | View | Go | Tick | Orders | Seal | SaveOver | End | StoreReply
 ToClient: TypeAlias = Answer | Event
-ToControl: TypeAlias = FromSphere | Ask
+ToControl: TypeAlias = FromSphere | Ask | Enrol

@@ -33,7 +33,7 @@ from .apply import apply
 from .config import Settings
 from .crash import here
 from .door import Arrived, Door
-from .errors import LedgerError, WireError
+from .errors import LedgerError
 from .events import (
     DURABLE,
     Event,
@@ -46,8 +46,11 @@ from .events import (
     SphereReported,
     SphereReturned,
 )
+from .guard import Guard
 from .journal import Journal
+from .keys import Keys
 from .ledger import Ledger
+from .membership import of_revoked, speaks_for_itself
 from .plan import Decide, Send, plan
 from .protocol import (
     Answer,
@@ -67,7 +70,7 @@ from .rendezvous import Rendezvous
 from .report import answer_late, answer_order, status_of, story_of, totals_by_path, tree_text
 from .state import ControlStatus
 from .watchers import Watchers
-from .wire import decode_at_control, encode
+from .wire import encode
 
 log = logging.getLogger("control")
 
@@ -75,8 +78,6 @@ TURN_S = 0.1
 NOTE_EVERY_S = 2.0
 FENCED = 3
 """The exit code of a control that must not act for its run."""
-LOGGED = 300
-"""Characters of a sentence that strangers may have made long."""
 LATE_S = 0.5
 """A turn that took longer counts as so much: control itself was asleep, nobody else was silent."""
 
@@ -98,14 +99,15 @@ class AwakeClock:
 class Server:
     """One run's control. `run` returns the exit code; the caller closes door and ledger."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, door: Door) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, door: Door, keys: Keys | None = None) -> None:
         self.settings = settings
         self.ledger = ledger
         self.door = door
         self.clock = AwakeClock()
         self.rendezvous = Rendezvous()
         self.watchers = Watchers(door)
-        self.state = recalled(ledger, settings, self.clock.now_s())
+        self.guard = Guard(door, keys)
+        self.state = replace(recalled(ledger, settings, self.clock.now_s()), secret=keys.words if keys else b"")
         self.journal = Journal(settings.folder)
         self.journal.catch_up(ledger.rows_after(max(self.journal.newest, 0)), self._micro_batches)
         if self.state.begun is not None and self.state.generation == self.state.running:
@@ -146,6 +148,7 @@ class Server:
         """Hear, decide, write, send; the exit code once it is over. lifeline: the launcher's pipe can be read."""
         try:
             self._hear(now_s)
+            self._throw_out(now_s)
             if lifeline and not os.read(0, 4096):
                 return self._end_at_once("the launcher died [LW514]", now_s)
             if self._fenced:
@@ -224,10 +227,8 @@ class Server:
             if not isinstance(heard, Arrived):
                 self._left(heard.identity, now_s)
                 continue
-            try:
-                message = decode_at_control(heard.frame)
-            except WireError as error:
-                log.warning("dropped: %s", error)
+            message = self.guard.admitted(heard, now_s)
+            if message is None:
                 continue
             if isinstance(message, Ask):
                 self._on_ask(heard.identity, message, now_s)
@@ -238,8 +239,15 @@ class Server:
             else:
                 self._on_sphere(heard, message, now_s)
 
+    def _throw_out(self, now_s: float) -> None:
+        """Whose key was revoked, also while no control ran."""
+        self.guard.look(now_s)
+        for event in of_revoked(self.state, self.guard.allowed, now_s):
+            self._happen(event, now_s)
+
     def _left(self, identity: bytes, now_s: float) -> None:
         self.watchers.forget(identity)
+        self.guard.forget(identity)
         self._early.pop(identity, None)
         sphere = self._seated(identity)
         if sphere is not None and self._identity_of[sphere] == identity:
@@ -257,14 +265,16 @@ class Server:
             self._admit_hello(*self._early.popitem(), now_s)
 
     def _admit_hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
+        key = self.guard.key_of(identity)
         former = self.state.seat_at(hello.path)
         speaks = self._identity_of.get(former.sphere) if former is not None and former.connected else None
-        event: Admission = admit_hello(self.state, hello, now_s)
-        if isinstance(event, SphereReturned) and speaks not in (None, identity):
+        event: Admission = admit_hello(self.state, hello, now_s, key)
+        known = speaks in (None, identity) or (former is not None and speaks_for_itself(former, hello))
+        if isinstance(event, SphereReturned) and not known:
             event = Refusal(f"sphere {hello.path}: it speaks over a connection that stands, this is another [LW405]")
         if isinstance(event, Remembered):
             self._happen(event, now_s)
-            event = admit_hello(self.state, hello, now_s)
+            event = admit_hello(self.state, hello, now_s, key)
         if isinstance(event, Fenced | Remembered):
             self._fenced = event.text if isinstance(event, Fenced) else "what spheres remember has no end [LW901]"
             return
@@ -272,7 +282,7 @@ class Server:
             self._early[identity] = hello
             return
         if isinstance(event, Refusal):
-            log.warning("refused: %s", event.text[:LOGGED])
+            self.guard.complaints.say("refused", event.text, now_s)
             self._outbox.append((identity, refused(self.state, hello, event)))
             return
         old = self._identity_of.get(event.sphere)

@@ -101,6 +101,8 @@ class Seat:
     suspected: bool = False
     """It raised a flag that a repetition on others did not confirm."""
     version: int = 0
+    key: str = ""
+    """The public key of the machine that took it; empty in a run without keys."""
     account: Account = field(default_factory=Account)
     told: Told = field(default_factory=Told)
 
@@ -173,6 +175,8 @@ class State:
     """Generations in a row that broke before they made a version, though nobody was lost."""
     versions: Versions = field(default_factory=Versions)
     ended: RunEnded | None = None
+    secret: bytes = field(default=b"", repr=False)
+    """What the words of generations are made from; empty in a run without keys."""
 
     @property
     def running(self) -> Generation:

@@ -13,6 +13,10 @@ Generation: TypeAlias = tuple[int, int]
 NO_GENERATION: Generation = (0, 0)
 
 
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    """What every message shares: the class name is the tag on the wire."""
+
+
 class Position(msgspec.Struct, frozen=True, array_like=True, order=True):
     """Where a sphere stands. Compared as a tuple: a restore opens a lineage, a closing tail agrees on a version without
     a step, an attempt repeats a step."""
@@ -62,6 +66,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     address: str = "127.0.0.1"
     port: int = 0
     """Of its larder, where a peer fetches the state and finds out whether it can be reached; 0: it has none."""
+    key: str = ""
+    """Public key of its larder; empty in a run without keys."""
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,8 +6,9 @@ from typing import TypeVar
 
 import msgspec
 
+from .entrance import Enrolled
 from .errors import WireError
-from .protocol import ToClient, ToControl, ToSphere
+from .protocol import Refused, ToClient, ToControl, ToSphere
 
 MAX_FRAME_BYTES = 1 << 20
 
@@ -15,6 +16,7 @@ _encoder = msgspec.msgpack.Encoder()
 _to_control: msgspec.msgpack.Decoder[ToControl] = msgspec.msgpack.Decoder(ToControl)
 _to_sphere: msgspec.msgpack.Decoder[ToSphere] = msgspec.msgpack.Decoder(ToSphere)
 _to_client: msgspec.msgpack.Decoder[ToClient] = msgspec.msgpack.Decoder(ToClient)
+_to_newcomer: msgspec.msgpack.Decoder[Enrolled | Refused] = msgspec.msgpack.Decoder(Enrolled | Refused)
 
 T = TypeVar("T")
 
@@ -37,6 +39,11 @@ def decode_at_sphere(frame: bytes) -> ToSphere:
 def decode_at_client(frame: bytes) -> ToClient:
     """What control sent to a client. Raises WireError."""
     return _decode(_to_client, frame)
+
+
+def decode_at_newcomer(frame: bytes) -> Enrolled | Refused:
+    """What control answered to Enrol. Raises WireError."""
+    return _decode(_to_newcomer, frame)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], frame: bytes) -> T:
