@@ -22,6 +22,7 @@ from .config import Settings
 from .door import Door
 from .errors import ControlError
 from .ledger import Ledger
+from .resume import resume
 from .server import Server
 
 PR_SET_PDEATHSIG = 1
@@ -35,6 +36,8 @@ def main(arguments: list[str]) -> int:
             crash.arm(settings.folder, "control")
             ledger = stack.enter_context(Ledger.open(settings.folder / "ledger.db", settings.run_id))
             crash.here("control.ledger_opened")
+            if settings.resume:
+                resume(ledger, settings)
             ledger.set("tree", settings.tree)
             door = stack.enter_context(closing(Door(settings.listen, settings.silence_s)))
             crash.here("control.bound")
@@ -61,6 +64,8 @@ def _settings(arguments: list[str]) -> Settings:
     parser.add_argument("--lifeline", action="store_true", help="end at once when stdin ends")
     parser.add_argument("--die-with-parent", action="store_true", help="also when stopped, and its parent dies (Linux)")
     parser.add_argument("--adopt", action="store_true", help="the ledger is lost: take over what the spheres tell")
+    resume_help = "go on with the run with other processes, those of before are dead; anew: as another lineage"
+    parser.add_argument("--resume", default="", choices=["", "on", "anew"], help=resume_help)
     given = parser.parse_args(arguments)
     if given.die_with_parent and sys.platform == "linux":
         _die_with_parent()
@@ -72,6 +77,7 @@ def _settings(arguments: list[str]) -> Settings:
         silence_s=given.silence_s,
         lifeline=given.lifeline,
         adopt=given.adopt,
+        resume=given.resume,
     )
 
 

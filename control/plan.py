@@ -12,7 +12,24 @@ from typing import TypeAlias
 
 from .decide import decide
 from .events import Event, GenerationBegun
-from .protocol import NO_GENERATION, End, Expelled, Go, How, Orders, Phase, Tick, ToSphere, View
+from .flights import parts_to_seal
+from .protocol import (
+    NO_GENERATION,
+    End,
+    Expelled,
+    Go,
+    How,
+    Orders,
+    Phase,
+    SaveOver,
+    SaveState,
+    Seal,
+    Tick,
+    ToSphere,
+    View,
+)
+from .saves import key_of
+from .seal import control_as_json, spheres_as_json
 from .state import Seat, State
 
 AGAIN_S = 1.0
@@ -66,6 +83,8 @@ def _for_seat(state: State, seat: Seat, is_member: bool, now_s: float) -> Iterat
         yield from _orders(state, seat, now_s)
     elif seat.beat is not None and NO_GENERATION < seat.beat.generation < state.generation:
         yield from _view(state, seat, now_s)  # Left out, or back from silence: its own generation is over.
+    yield from _seal(state, seat, now_s)
+    yield from _save_over(state, seat)
     if now_s - seat.told.tick_s >= tick_s(state.silence_s):
         echo = seat.beat.number if seat.beat else 0
         held = max(state.versions.held, 0)
@@ -83,7 +102,7 @@ def _view(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
     unheard = unheard and not (seat.ready is not None and seat.ready.generation == state.generation)
     if told.view != state.generation or (unheard and now_s - told.view_s > AGAIN_S):
         orders = [order.wanted for order in state.orders[: state.orders_in_view]]
-        yield View(generation=state.generation, members=list(state.members), orders=orders)
+        yield View(generation=state.generation, members=list(state.members), orders=orders, restoring=state.called_for)
 
 
 def _go(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
@@ -111,6 +130,8 @@ def go_for(begun: GenerationBegun, sphere: int) -> Go:
         in_force=begun.in_force,
         in_force_at=begun.in_force_at,
         known=begun.known,
+        load=begun.load if how is How.LOAD else None,
+        save=begun.save,
     )
 
 
@@ -124,3 +145,29 @@ def _orders(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
     first = min(known, told.order) if late else told.order
     if first < len(state.orders):
         yield Orders(incarnation=state.incarnation, orders=[order.wanted for order in state.orders[first:]])
+
+
+def _seal(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
+    """The first writer of a save is told to write the manifest once all parts are on the disk."""
+    flight, told = state.saves.flight, seat.told
+    if (
+        flight is None
+        or flight.writers[0] != seat.sphere
+        or (told.seal == flight.key and now_s - told.seal_s < AGAIN_S)
+    ):
+        return
+    parts = parts_to_seal(state)
+    if parts:
+        generation, version = flight.key
+        control, spheres = control_as_json(state), spheres_as_json(state)
+        yield Seal(generation=generation, version=version, parts=parts, control=control, spheres=spheres)
+
+
+def _save_over(state: State, seat: Seat) -> Iterator[ToSphere]:
+    """A writer that waits for the end of its save is told it, once over each connection."""
+    saving, saves = seat.saving, state.saves
+    if saving is None or saving.state is SaveState.FAILED or key_of(saving) > saves.over:
+        return
+    key = key_of(saving)
+    if seat.told.save_over != key:
+        yield SaveOver(generation=key[0], version=key[1], kept=key == saves.over and saves.kept)

@@ -157,15 +157,16 @@ class Ready(Message, frozen=True, kw_only=True):
     in_force: int = 0
     record: Record | None = None
     stored: list[Stored] = []
-    """The checkpoints that can be read here, the newest first; looked for by those who hold no state, and by all where
-    the View says so. One that was found damaged here is left out."""
+    """The checkpoints that can be read here, the newest first; looked for by those who hold no state. Where the View
+    names one that is to be restored, that one alone. What was found damaged here is left out."""
 
 
 class Saving(Message, frozen=True, kw_only=True):
     """How far the newest save has come here. Said at each change, by its writers alone.
 
     generation: in which it began; with `version` the save's name. writers: in the order of their parts; the first
-    seals. folder: its name within the folder of all checkpoints. digest: of the weights, with SEALED. why: with FAILED.
+    seals. folder: its name within the folder of all checkpoints. saves: orders for checkpoints that were in force then.
+    digest: of the weights, with SEALED. why: with FAILED.
     """
 
     generation: Generation
@@ -174,6 +175,7 @@ class Saving(Message, frozen=True, kw_only=True):
     folder: str
     writers: list[int]
     state: SaveState
+    saves: int = 0
     part: Part | None = None
     digest: str = ""
     manifest_sha256: str = ""
@@ -275,8 +277,9 @@ class View(Message, frozen=True, kw_only=True):
     members: list[Member]
     orders: list[Wanted] = []
     """All orders so far, in number order."""
-    restoring: bool = False
-    """Say in Ready which checkpoints can be read here: one is about to be restored."""
+    restoring: str | None = None
+    """This checkpoint, empty: the newest, is about to be restored: say in Ready, once all of it was hashed, whether it
+    can be read here."""
 
 
 class Go(Message, frozen=True, kw_only=True):
@@ -381,10 +384,15 @@ class Answer(Message, frozen=True, kw_only=True):
     status: Status | None = None
     number: int | None = None
     version: int | None = None
+    checkpoint: str = ""
+    """The folder of the checkpoint that was ordered, once it is whole."""
 
 
 class Event(Message, frozen=True, kw_only=True):
-    """One line of the run's story, to clients that watch. kind: row, sphere, generation, order, state, end."""
+    """One line of the run's story, to clients that watch.
+
+    kind: row, sphere, generation, order, checkpoint, state, end.
+    """
 
     kind: str
     text: str

@@ -23,6 +23,10 @@ TOTALS = "totals"
 
 UNFINISHED = "unfinished"
 
+ON_THE_WAY = """NOT EXISTS (
+    SELECT 1 FROM versions AS newer WHERE newer.lineage > versions.lineage AND newer.version <= versions.version)"""
+"""The rows that led to the newest: those of a lineage above the version at which a later one began are history."""
+
 
 @dataclass(frozen=True)
 class VersionRecord:
@@ -66,6 +70,18 @@ class OrderRecord:
 
 
 @dataclass(frozen=True)
+class CheckpointRecord:
+    """One that was whole on the disk when control heard of it. folder: its name."""
+
+    folder: str
+    version: int
+    lineage: int
+    digest: str
+    manifest_sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class FailureRecord:
     """kind: failed (said so itself), refused, or lost (its connection closed)."""
 
@@ -103,6 +119,11 @@ class RunRecord:
     """By path: sphere, pid, host, address."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Everything that was noted with `Ledger.set`, and what control notes itself."""
+    checkpoints: list[CheckpointRecord] = field(default_factory=list)
+    """All that were ever whole, in order; some are pruned by now."""
+    lineage: int = 0
+    """The newest; `versions` are those that led to it."""
+    lineage_began_at: int = 0
 
     @property
     def totals(self) -> dict[str, Totals]:
@@ -147,6 +168,10 @@ def _read(connection: sqlite3.Connection) -> RunRecord:
     notes = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM run")}
     events = [(kind, json.loads(text)) for kind, text in connection.execute("SELECT kind, json FROM events ORDER BY n")]
     versions = _versions(connection)
+    checkpoints = [_checkpoint(event) for kind, event in events if kind == "CheckpointSaved"]
+    resumed = max((place for place, (kind, _) in enumerate(events) if kind == "Resumed"), default=-1)
+    past, events = events[: resumed + 1], events[resumed + 1 :]
+    lineage, began_at = _lineage(versions, past, events)
     paths = {event["sphere"]: event["hello"]["path"] for kind, event in events if kind == "SphereCame"}
     closings = {
         paths[event["sphere"]]: msgspec.convert(event["closed"], Closed)
@@ -190,13 +215,34 @@ def _read(connection: sqlite3.Connection) -> RunRecord:
             if kind == "SphereCame"
         },
         notes=notes,
+        checkpoints=checkpoints,
+        lineage=lineage,
+        lineage_began_at=began_at,
     )
+
+
+def _checkpoint(event: dict[str, Any]) -> CheckpointRecord:
+    stored = event["stored"]
+    return CheckpointRecord(
+        stored["name"], stored["version"], stored["lineage"], stored["digest"], event["manifest_sha256"], event["bytes"]
+    )
+
+
+def _lineage(
+    versions: list[VersionRecord], past: list[tuple[str, dict[str, Any]]], events: list[tuple[str, dict[str, Any]]]
+) -> tuple[int, int]:
+    """The newest, and the version at which it began: by the rows, or by a generation that has no row yet."""
+    newest = versions[-1].lineage if versions else 0
+    began_at = min((kept.version for kept in versions if kept.lineage == newest), default=0) if newest else 0
+    told = [(event["lineage"], event["origin"]) for kind, event in past if kind == "Resumed"]
+    begun = [event["position"] for kind, event in events if kind == "GenerationBegun"]
+    return max([(newest, began_at), *told, *((position[0], position[1]) for position in begun if position[0] > newest)])
 
 
 def _versions(connection: sqlite3.Connection) -> list[VersionRecord]:
     rows = connection.execute(
         'SELECT version, lineage, learning_rate, loss, digest, "check", state, row FROM versions '
-        "ORDER BY lineage, version"
+        f"WHERE {ON_THE_WAY} ORDER BY version"
     )
     return [
         VersionRecord(version, lineage, rate, loss, digest, int(check) if check else None, state, json.loads(text))

@@ -37,6 +37,7 @@ from .errors import LedgerError, WireError
 from .events import (
     DURABLE,
     Event,
+    GenerationBegun,
     GenerationProposed,
     Remembered,
     RunEnded,
@@ -194,6 +195,8 @@ class Server:
             if story.kind != "row" or (story.row is not None and story.row.skipped):
                 log.info("%s", story.text)
             self.watchers.tell(story, self.state, now_s)
+        if isinstance(event, GenerationBegun) and self.state.lineage > before.lineage:
+            self.journal.cut_back(event.position.version)  # before the ledger: whoever dies here finds all lines again
         if self._ledger_broke or not isinstance(event, DURABLE) or (isinstance(event, SphereLost) and before.ended):
             return
         if isinstance(event, SphereReported):
