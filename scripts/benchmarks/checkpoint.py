@@ -16,7 +16,7 @@ from .processes import Cannot, module, started, wait
 
 PAUSE_BAR_PERCENT = 5.0
 RATE_BAR_PERCENT = 70.0
-WRITES = 6
+WRITES = 5
 KINDS = 3  # of steps, by turns
 PATIENCE_S = 600.0
 
