@@ -46,7 +46,7 @@ from .events import (
     founding_row,
 )
 from .protocol import Row
-from .record import ON_THE_WAY, PROGRESS, TOTALS, UNFINISHED
+from .record import NEWEST_LINEAGE, ON_THE_WAY, PROGRESS, TOTALS, UNFINISHED
 from .status import Progress, Totals
 
 SCHEMA_VERSION = 1
@@ -212,10 +212,8 @@ class Ledger:
 
     def lineage(self) -> tuple[int, int]:
         """The newest, and the version at which it began."""
-        found = self._execute(
-            "SELECT lineage, min(version) FROM versions WHERE lineage = (SELECT max(lineage) FROM versions)", ()
-        ).fetchone()
-        return (int(found[0]), int(found[1]) if found[0] else 0) if found and found[0] is not None else (0, 0)
+        lineage, version = self._execute(NEWEST_LINEAGE, ()).fetchone()
+        return (lineage, version) if lineage else (0, 0)
 
     def totals(self) -> dict[str, Totals]:
         """By path, as they were noted last."""
@@ -328,7 +326,8 @@ class Ledger:
                     self._execute(
                         "INSERT OR REPLACE INTO orders(number, what, wanted, version) VALUES (?, ?, ?, ?)", values
                     )
-                for key, value in (("status", UNFINISHED), ("reason", ""), ("usage", False)):
+                unsaid = dict.fromkeys(("fingerprint", "micro_batches", "max_steps"))  # of one process, before
+                for key, value in {"status": UNFINISHED, "reason": "", "usage": False, **unsaid}.items():
                     self._set(key, value)
             case _:
                 pass

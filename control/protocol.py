@@ -157,8 +157,7 @@ class Ready(Message, frozen=True, kw_only=True):
     in_force: int = 0
     record: Record | None = None
     stored: list[Stored] = []
-    """The checkpoints that can be read here, the newest first; looked for by those who hold no state. Where the View
-    names one that is to be restored, that one alone. What was found damaged here is left out."""
+    """Checkpoints that can be read here, the newest first, if I hold no state; the one to be restored, if View says."""
 
 
 class Saving(Message, frozen=True, kw_only=True):
@@ -278,8 +277,7 @@ class View(Message, frozen=True, kw_only=True):
     orders: list[Wanted] = []
     """All orders so far, in number order."""
     restoring: str | None = None
-    """This checkpoint, empty: the newest, is about to be restored: say in Ready, once all of it was hashed, whether it
-    can be read here."""
+    """About to be restored; empty: the newest. Say in Ready, once all of it was hashed, whether it can be read."""
 
 
 class Go(Message, frozen=True, kw_only=True):
@@ -305,8 +303,7 @@ class Go(Message, frozen=True, kw_only=True):
     load: Stored | None = None
     """For LOAD: this checkpoint; None: that of version 0."""
     save: str | None = None
-    """The next version that can be saved is, under this name (empty: its version's): a save was lost with the
-    generation before, or is ordered. None: nothing is."""
+    """The next version that can be is to be saved, under this name (empty: its own): one was lost, or is ordered."""
 
 
 class Tick(Message, frozen=True, kw_only=True):
@@ -389,10 +386,7 @@ class Answer(Message, frozen=True, kw_only=True):
 
 
 class Event(Message, frozen=True, kw_only=True):
-    """One line of the run's story, to clients that watch.
-
-    kind: row, sphere, generation, order, checkpoint, state, end.
-    """
+    """A line of the run's story, to who watches. kind: row, sphere, generation, order, checkpoint, state, end."""
 
     kind: str
     text: str

@@ -24,8 +24,14 @@ TOTALS = "totals"
 UNFINISHED = "unfinished"
 
 ON_THE_WAY = """NOT EXISTS (
-    SELECT 1 FROM versions AS newer WHERE newer.lineage > versions.lineage AND newer.version <= versions.version)"""
-"""The rows that led to the newest: those of a lineage above the version at which a later one began are history."""
+    SELECT 1 FROM versions AS newer WHERE newer.lineage > versions.lineage AND newer.version < versions.version)
+AND NOT EXISTS (
+    SELECT 1 FROM versions AS older WHERE older.lineage < versions.lineage AND older.version = versions.version
+    AND older.version = (SELECT min(own.version) FROM versions AS own WHERE own.lineage = versions.lineage))"""
+"""The rows that led to the newest. Those of a lineage above the version at which a later one began are history; and the
+version with which that one began has a row of how it was made, in the older one."""
+
+NEWEST_LINEAGE = "SELECT lineage, min(version) FROM versions WHERE lineage = (SELECT max(lineage) FROM versions)"
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,7 @@ def _read(connection: sqlite3.Connection) -> RunRecord:
     checkpoints = [_checkpoint(event) for kind, event in events if kind == "CheckpointSaved"]
     resumed = max((place for place, (kind, _) in enumerate(events) if kind == "Resumed"), default=-1)
     past, events = events[: resumed + 1], events[resumed + 1 :]
-    lineage, began_at = _lineage(versions, past, events)
+    lineage, began_at = max(_lineage(past, events), _newest_lineage(connection))
     paths = {event["sphere"]: event["hello"]["path"] for kind, event in events if kind == "SphereCame"}
     closings = {
         paths[event["sphere"]]: msgspec.convert(event["closed"], Closed)
@@ -205,9 +211,9 @@ def _read(connection: sqlite3.Connection) -> RunRecord:
         ],
         closings=closings,
         failures=_failures(events, paths),
-        fingerprint=proof.get("fingerprint") or notes.get("fingerprint", {}),
-        micro_batches=proof.get("micro_batches", notes.get("micro_batches")),
-        max_steps=proof.get("max_steps", notes.get("max_steps")),
+        fingerprint=notes.get("fingerprint") or proof.get("fingerprint", {}),
+        micro_batches=notes.get("micro_batches") or proof.get("micro_batches"),
+        max_steps=notes.get("max_steps") or proof.get("max_steps"),
         spheres={
             event["hello"]["path"]: {"sphere": event["sphere"]}
             | {name: event["hello"].get(name) for name in ("pid", "host", "address")}
@@ -228,15 +234,19 @@ def _checkpoint(event: dict[str, Any]) -> CheckpointRecord:
     )
 
 
-def _lineage(
-    versions: list[VersionRecord], past: list[tuple[str, dict[str, Any]]], events: list[tuple[str, dict[str, Any]]]
-) -> tuple[int, int]:
-    """The newest, and the version at which it began: by the rows, or by a generation that has no row yet."""
-    newest = versions[-1].lineage if versions else 0
-    began_at = min((kept.version for kept in versions if kept.lineage == newest), default=0) if newest else 0
+def _lineage(past: list[tuple[str, dict[str, Any]]], events: list[tuple[str, dict[str, Any]]]) -> tuple[int, int]:
+    """The newest, and the version at which it began, as facts have it: it may have no row yet."""
     told = [(event["lineage"], event["origin"]) for kind, event in past if kind == "Resumed"]
-    begun = [event["position"] for kind, event in events if kind == "GenerationBegun"]
-    return max([(newest, began_at), *told, *((position[0], position[1]) for position in begun if position[0] > newest)])
+    begun = [event["position"] for kind, event in events if kind == "GenerationBegun" and event.get("load")]
+    newest = max((position[0] for position in begun), default=0)
+    first = [(newest, position[1]) for position in begun if position[0] == newest]
+    return max([(0, 0), *told[-1:], *first[:1]])
+
+
+def _newest_lineage(connection: sqlite3.Connection) -> tuple[int, int]:
+    """The same, as rows have it."""
+    lineage, version = connection.execute(NEWEST_LINEAGE).fetchone()
+    return (lineage, version) if lineage else (0, 0)
 
 
 def _versions(connection: sqlite3.Connection) -> list[VersionRecord]:
