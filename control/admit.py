@@ -43,7 +43,7 @@ from .protocol import (
     Saving,
     Wanted,
 )
-from .saves import why_no_name
+from .saves import can_be_named
 from .state import UNHEARD_OF, State
 
 ORDERS = ("pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore")
@@ -188,7 +188,7 @@ def admit(state: State, sphere: int, message: FromMember, now_s: float) -> Spher
             if seat.proof is not None and 0 <= message.version < VERSIONS_MAX and _is_of_the_line(state, message):
                 return SphereReported(sphere=sphere, row=message, at_s=now_s)
         case Saving():
-            if seat.proof is not None and sphere in message.writers and message.lineage == state.lineage:
+            if seat.proof is not None and sphere in message.writers and 0 <= message.version < VERSIONS_MAX:
                 return SphereSaving(sphere=sphere, saving=message, at_s=now_s)
         case Closed():
             if _speaks_for_running(state, sphere, message.generation):
@@ -234,12 +234,15 @@ def admit_order(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
 
 def _checkpoint(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
     """One more save, unless one that was ordered has not come yet."""
-    why, wanted = why_no_name(ask.text), state.wanted
-    if why:
-        return Refusal(f"checkpoint: {why}")
+    wanted = state.wanted
+    if not can_be_named(ask.text):
+        return Refusal(
+            "checkpoint: a name must be 1 to 64 letters, digits, dots, dashes and underscores, and not begin with "
+            f"step-, got {ask.text[:80]!r} [LW002]"
+        )
     if wanted.saves > state.saves.settled:
         if wanted.save_as != ask.text:
-            return Refusal("checkpoint: one that was ordered is still being made; ask again once it is whole [LW515]")
+            return Refusal("checkpoint: one that was ordered is still being made; ask again once it is whole [LW516]")
         number = next(order.wanted.number for order in state.orders if order.wanted.saves == wanted.saves)
         return Already(number, "a checkpoint is being made already")
     return _next(state, ask, saves=wanted.saves + 1, save_as=ask.text)

@@ -26,6 +26,7 @@ from .events import (
     SphereBeat,
     SphereCame,
     SphereClosed,
+    SphereEvent,
     SphereExpelled,
     SphereFailed,
     SphereLost,
@@ -64,6 +65,40 @@ REQUESTS_KEPT = 1024
 def apply(state: State, event: Event) -> State:
     """The state after `event`."""
     match event:
+        case Sent():
+            return _seated(state, replace(state.seats[event.sphere], told=_told(state, event)))
+        case GenerationProposed():
+            return _proposed(state, event)
+        case GenerationBegun():
+            return _begun(state, event)
+        case OrderGiven():
+            return _ordered(state, event)
+        case OrderTook():
+            return _took(state, event)
+        case CheckpointSaved():
+            return replace(state, saves=saved(state.saves, event))
+        case SaveGivenUp():
+            return replace(state, saves=given_up(state.saves, event))
+        case RestoreRefused():
+            return replace(state, restoring=0, refusals={**state.refusals, event.number: event})
+        case Resumed():
+            return _resumed(state, event)
+        case VersionSettled():
+            return replace(state, versions=settle(state.versions, event.sphere, event.row))
+        case Adopted():
+            return replace(state, adopting_s=None)
+        case Remembered():
+            return _remembered(state, event)
+        case RunEnded():
+            return replace(state, ended=event, status=moved(state.status, ControlStatus.STOPPING))
+        case EverybodyLeft():
+            return replace(state, status=moved(state.status, ControlStatus.STOPPED))
+        case _:
+            return _of_a_sphere(state, event)
+
+
+def _of_a_sphere(state: State, event: SphereEvent) -> State:
+    match event:
         case SphereCame():
             return _came(state, event)
         case SphereReturned():
@@ -101,34 +136,6 @@ def apply(state: State, event: Event) -> State:
             return _seated(state, replace(seat, closed=event.closed, account=closed(seat.account, event.closed)))
         case SphereFailed():
             return _seated(state, replace(_heard(state, event.sphere, event.at_s), failed=event.failed))
-        case Sent():
-            return _seated(state, replace(state.seats[event.sphere], told=_told(state, event)))
-        case GenerationProposed():
-            return _proposed(state, event)
-        case GenerationBegun():
-            return _begun(state, event)
-        case OrderGiven():
-            return _ordered(state, event)
-        case OrderTook():
-            return _took(state, event)
-        case CheckpointSaved():
-            return replace(state, saves=saved(state.saves, event))
-        case SaveGivenUp():
-            return replace(state, saves=given_up(state.saves, event))
-        case RestoreRefused():
-            return replace(state, restoring=0, refusals={**state.refusals, event.number: event.text})
-        case Resumed():
-            return _resumed(state, event)
-        case VersionSettled():
-            return replace(state, versions=settle(state.versions, event.sphere, event.row))
-        case Adopted():
-            return replace(state, adopting_s=None)
-        case Remembered():
-            return _remembered(state, event)
-        case RunEnded():
-            return replace(state, ended=event, status=moved(state.status, ControlStatus.STOPPING))
-        case EverybodyLeft():
-            return replace(state, status=moved(state.status, ControlStatus.STOPPED))
         case _:
             assert_never(event)
 
@@ -210,6 +217,7 @@ def _remembered(state: State, event: Remembered) -> State:
         seats=seats,
         sphere_at={**{member.path: member.sphere for member in memory.members}, **state.sphere_at},
         incarnation=event.incarnation,
+        lineage=memory.position.lineage,
         orders=orders,
         orders_in_view=len(orders),
         generation=memory.generation,

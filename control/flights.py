@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .events import CheckpointSaved, SaveGivenUp
-from .protocol import Part, SaveState, Saving, Stored
+from .protocol import Part, Position, SaveState, Saving, Stored
 from .saves import Flight, key_of
 from .state import State
 
@@ -32,6 +32,8 @@ def save_ended(state: State, now_s: float) -> CheckpointSaved | SaveGivenUp | No
     flight = state.saves.flight
     if flight is None:
         return None
+    if flight.lineage < state.lineage:
+        return _given_up(flight, "the run was taken back to an older version", now_s)
     first = word_of(state, flight.writers[0])
     if first is not None and first.state is SaveState.SEALED:
         return _sealed(state, flight, first, now_s)
@@ -39,10 +41,10 @@ def save_ended(state: State, now_s: float) -> CheckpointSaved | SaveGivenUp | No
         word = word_of(state, sphere)
         if word is not None and word.state is SaveState.FAILED:
             return _given_up(flight, f"{state.seats[sphere].name}: {word.why}", now_s, disk=True)
-    lost = state.generation == state.running and next(
-        (sphere for sphere in flight.writers if not _writes_on(state, flight, sphere)), None
-    )
-    return _given_up(flight, f"sphere {lost}, which wrote a part of it, was lost", now_s) if lost else None
+    if state.generation != state.running or state.adopting_s is not None:
+        return None
+    lost = next((sphere for sphere in flight.writers if not _writes_on(state, flight, sphere, now_s)), None)
+    return _given_up(flight, f"{_name_of(state, lost)}, which wrote a part of it, was lost", now_s) if lost else None
 
 
 def _sealed(state: State, flight: Flight, first: Saving, now_s: float) -> CheckpointSaved | SaveGivenUp:
@@ -67,26 +69,41 @@ def _given_up(flight: Flight, text: str, now_s: float, *, disk: bool = False) ->
     return SaveGivenUp(generation=generation, version=version, saves=flight.saves, text=text, disk=disk, at_s=now_s)
 
 
-def _writes_on(state: State, flight: Flight, sphere: int) -> bool:
-    """Whether this writer is still there; one that had not begun when a newer generation came never will."""
-    return sphere in state.line() and (flight.key[0] >= state.running or word_of(state, sphere) is not None)
+def _name_of(state: State, sphere: int) -> str:
+    seat = state.seats.get(sphere)
+    return seat.name if seat is not None else f"sphere number {sphere}"
 
 
-def owed(state: State, in_force: int) -> str | None:
+def _writes_on(state: State, flight: Flight, sphere: int, now_s: float) -> bool:
+    """Whether this writer is still there; one that had not begun when a newer generation came never will.
+
+    To a control that has just started, or that was cut off, each says again how far it has come: that takes a moment.
+    """
+    begun = flight.key[0] >= state.running or word_of(state, sphere) is not None
+    return sphere in state.line() and (begun or now_s - flight.began_s <= state.silence_s)
+
+
+def owed(state: State, position: Position, in_force: int) -> str | None:
     """The name under which the next version is to be saved where a generation begins (empty: its own); None: not.
 
-    in_force: the number of the orders in force there.
+    in_force: the number of the orders in force there. A save that was lost and is of a later version needs nothing:
+    that version is made again, and is due again.
     """
     saves, flight = state.saves, state.saves.flight
     members = {member.sphere for member in state.members}
-    lost = flight is not None and not all(
-        sphere in members and word_of(state, sphere) is not None for sphere in flight.writers
+    lost = flight is not None and (
+        flight.lineage < position.lineage
+        or not all(sphere in members and word_of(state, sphere) is not None for sphere in flight.writers)
     )
     begun = flight.saves if flight is not None and not lost else 0
     wanted = state.orders[in_force - 1].wanted if 0 < in_force <= len(state.orders) else None
     if wanted is not None and wanted.saves > max(saves.settled, begun):
         return wanted.save_as
-    return "" if lost else None
+    return "" if lost and flight is not None and _is_behind(flight, position) else None
+
+
+def _is_behind(flight: Flight, position: Position) -> bool:
+    return flight.lineage == position.lineage and flight.key[1] <= position.version
 
 
 def alarm(state: State, now_s: float) -> str:

@@ -323,9 +323,7 @@ class Ledger:
             case Resumed(orders=orders):
                 for wanted, what, at in orders:
                     values = (wanted.number, what, msgspec.json.encode(wanted).decode(), at)
-                    self._execute(
-                        "INSERT OR REPLACE INTO orders(number, what, wanted, version) VALUES (?, ?, ?, ?)", values
-                    )
+                    self._execute("INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?)", values)
                 unsaid = dict.fromkeys(("fingerprint", "micro_batches", "max_steps"))  # of one process, before
                 for key, value in {"status": UNFINISHED, "reason": "", "usage": False, **unsaid}.items():
                     self._set(key, value)

@@ -165,9 +165,9 @@ def _seal(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
 
 def _save_over(state: State, seat: Seat) -> Iterator[ToSphere]:
     """A writer that waits for the end of its save is told it, once over each connection."""
-    saving, saves = seat.saving, state.saves
-    if saving is None or saving.state is SaveState.FAILED or key_of(saving) > saves.over:
+    saving = seat.saving
+    if saving is None or saving.state is SaveState.FAILED or seat.told.save_over == key_of(saving):
         return
-    key = key_of(saving)
-    if seat.told.save_over != key:
-        yield SaveOver(generation=key[0], version=key[1], kept=key == saves.over and saves.kept)
+    kept = state.saves.is_kept(saving)
+    if kept is not None:
+        yield SaveOver(generation=saving.generation, version=saving.version, kept=kept)

@@ -18,6 +18,11 @@ from typing import TypeAlias
 import msgspec
 
 from .status import Status, Traffic
+from .store import StoreAdd as StoreAdd
+from .store import StoreDelete as StoreDelete
+from .store import StoreGet as StoreGet
+from .store import StoreReply as StoreReply
+from .store import StoreSet as StoreSet
 from .terms import NO_GENERATION as NO_GENERATION
 from .terms import Generation as Generation
 from .terms import How as How
@@ -213,40 +218,6 @@ class Failed(Message, frozen=True, kw_only=True):
     detail: str = ""
 
 
-class StoreSet(Message, frozen=True, kw_only=True):
-    """Rendezvous of torch's groups: put `value` under `key`. Keys belong to a generation and go with it."""
-
-    generation: Generation
-    request: int
-    key: str
-    value: bytes
-
-
-class StoreGet(Message, frozen=True, kw_only=True):
-    """Answered with StoreReply once every key exists; the asker keeps the deadline."""
-
-    generation: Generation
-    request: int
-    keys: list[str]
-    peek: bool = False
-    """True: answer at once, `found` says whether all exist."""
-
-
-class StoreAdd(Message, frozen=True, kw_only=True):
-    """Add to an integer kept as decimal text; the reply holds the new value."""
-
-    generation: Generation
-    request: int
-    key: str
-    amount: int
-
-
-class StoreDelete(Message, frozen=True, kw_only=True):
-    generation: Generation
-    request: int
-    key: str
-
-
 # ---------------------------------------------------------------- control to spheres
 class Welcome(Message, frozen=True, kw_only=True):
     """You are sphere `sphere` of this run."""
@@ -349,12 +320,6 @@ class End(Message, frozen=True, kw_only=True):
 
     status: str
     reason: str = ""
-
-
-class StoreReply(Message, frozen=True, kw_only=True):
-    request: int
-    found: bool = True
-    values: list[bytes] = []
 
 
 # ---------------------------------------------------------------- clients and control

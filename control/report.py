@@ -211,11 +211,12 @@ def _come_of(state: State, request: str, order: Order) -> Answer | None:
         result = state.saves.results.get(order.wanted.saves)
         if result is None:
             return None
-        ok, version = result.version is not None, result.version
-        text = result.text if ok else f"{result.text} [LW608]"
-        return Answer(request=request, ok=ok, text=text, number=number, version=version, checkpoint=result.folder)
+        if result.version is None:
+            return Answer(request=request, ok=False, text=f"{result.text} [LW608]", number=number)
+        folder, version = result.folder, result.version
+        return Answer(request=request, ok=True, text=result.text, number=number, version=version, checkpoint=folder)
     if order.what == "restore" and number in state.refusals:
-        return Answer(request=request, ok=False, text=state.refusals[number], number=number)
+        return Answer(request=request, ok=False, text=state.refusals[number].text, number=number)
     if order.what == "restore" and state.restoring != number:
         text = f"the run goes on from version {order.version}"
         return Answer(request=request, ok=True, text=text, number=number, version=order.version)

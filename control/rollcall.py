@@ -55,17 +55,20 @@ def found(state: State, readys: Readys) -> GenerationBegun | str:
             f"the run began with weights of digest {state.founded[:12]}, what would be begun with now has "
             f"{(first.digest or 'none')[:12]}, and nothing that was saved can be read: it is another run [LW212]"
         )
+    position = Position(lineage=state.lineage)
+    in_force = _obeyed(state, position) if state.resumed else state.orders_in_view
     return GenerationBegun(
         generation=state.generation,
         members=state.members,
-        position=Position(lineage=state.lineage),
+        position=position,
         deal=deal(range(_micro_batches(state)), spheres, {}),
         how=dict.fromkeys(spheres, How.HERE),
-        in_force=_obeyed(state, Position()) if state.resumed else state.orders_in_view,
+        in_force=in_force,
         in_force_at=_in_force_at(state, Position()) if state.resumed else {},
         known=_known(state, Position()),
         founding=state.founded is None,
         digest=first.digest,
+        save=owed(state, position, in_force),
     )
 
 
@@ -111,7 +114,7 @@ def carry_on(state: State, readys: Readys) -> GenerationBegun | None:
         in_force_at=_in_force_at(state, position),
         known=_known(state, position),
         digest=readys[there[0]].digest,
-        save=owed(state, in_force),
+        save=owed(state, position, in_force),
     )
 
 
@@ -141,7 +144,9 @@ def restored(state: State, readys: Readys) -> GenerationBegun | None:
 def _of_a_lineage_of_its_own(state: State, begins: GenerationBegun) -> GenerationBegun:
     """Nothing is made again: what was made above is left, and all that was ordered so far holds."""
     position = Position(lineage=state.lineage + 1, version=begins.position.version)
-    return replace(begins, position=position, in_force=len(state.orders), in_force_at={}, known=-1, save=None)
+    number = len(state.orders)
+    save = owed(state, position, number)
+    return replace(begins, position=position, in_force=number, in_force_at={}, known=-1, save=save)
 
 
 def _is_on_the_way(state: State, stored: Stored) -> bool:
@@ -177,7 +182,7 @@ def _replayed(
         known=_known(state, position),
         founding=state.founded is None,
         digest=digest,
-        save=owed(state, in_force),
+        save=owed(state, position, in_force),
     )
 
 

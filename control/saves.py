@@ -12,6 +12,7 @@ Laws
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -20,7 +21,8 @@ from .protocol import Generation, Saving, Stored
 
 Key: TypeAlias = tuple[Generation, int]
 
-RESULTS_KEPT = 64
+KEPT = 64
+"""Saves that ended, and orders for checkpoints of which something has come: of so many is known how."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -30,6 +32,7 @@ class Flight:
     """A save that has begun and not ended. saves: orders for checkpoints that were in force then."""
 
     key: Key
+    lineage: int
     folder: str
     writers: tuple[int, ...]
     saves: int
@@ -47,31 +50,42 @@ class Result:
 
 @dataclass(frozen=True)
 class Saves:
-    """All that is known of them. over, kept: the save that ended last, and whether it is whole. settled: orders for
+    """All that is known of them. ended: the newest saves that did, and whether each is whole. settled: orders for
     checkpoints that something has come of; results: of the newest. trouble: why the last one failed, if it was the
     disk."""
 
     flight: Flight | None = None
     last: Stored | None = None
-    over: Key = ((0, 0), -1)
-    kept: bool = False
+    ended: Mapping[Key, bool] = field(default_factory=dict)
     settled: int = 0
     results: dict[int, Result] = field(default_factory=dict)
     trouble: str = ""
+
+    @property
+    def over(self) -> Key:
+        """The newest that ended."""
+        return max(self.ended, default=((0, 0), -1))
+
+    def is_kept(self, saving: Saving) -> bool | None:
+        """Whether the save of which this is said is whole; None: it has not ended.
+
+        One that another has begun after never will be. One that is forgotten counts as whole: nobody is to take away
+        what may be in use.
+        """
+        key = key_of(saving)
+        newest = self.flight.key if self.flight is not None else self.over
+        if key > self.over and key >= newest:
+            return None
+        return self.ended.get(key, len(self.ended) >= KEPT and key < min(self.ended))
 
 
 def key_of(saving: Saving) -> Key:
     return saving.generation, saving.version
 
 
-def why_no_name(name: str) -> str:
-    """Why no checkpoint can be called so; empty if one can, or if it is to be named after its version."""
-    if not name or (_NAME.fullmatch(name) and not name.startswith("step-")):
-        return ""
-    return (
-        "a checkpoint's name must be 1 to 64 letters, digits, dots, dashes and underscores, and not begin with step-, "
-        f"got {name[:80]!r} [LW002]"
-    )
+def can_be_named(name: str) -> bool:
+    """Whether a checkpoint can be called so; the empty name is for one that is named after its version."""
+    return not name or (_NAME.fullmatch(name) is not None and not name.startswith("step-"))
 
 
 # ---------------------------------------------------------------- the writers' words
@@ -83,7 +97,8 @@ def heard(saves: Saves, saving: Saving, now_s: float) -> Saves:
     known = saves.flight.key if saves.flight is not None else saves.over
     if key <= max(known, saves.over):
         return saves
-    return replace(saves, flight=Flight(key, saving.folder, tuple(saving.writers), saving.saves, now_s))
+    flight = Flight(key, saving.lineage, saving.folder, tuple(saving.writers), saving.saves, now_s)
+    return replace(saves, flight=flight)
 
 
 # ---------------------------------------------------------------- what comes of it
@@ -93,22 +108,22 @@ def saved(saves: Saves, event: CheckpointSaved) -> Saves:
     """After the fact that a checkpoint is whole."""
     stored = event.stored
     result = Result(f"checkpoint {stored.name} is whole, of version {stored.version}", stored.name, stored.version)
-    return replace(
-        _over(saves, (event.generation, stored.version), event.saves, result), last=stored, kept=True, trouble=""
-    )
+    over = _over(saves, (event.generation, stored.version), True, event.saves, result)
+    return replace(over, last=stored, trouble="")
 
 
 def given_up(saves: Saves, event: SaveGivenUp) -> Saves:
     """After the fact that a save came to nothing. What a disk refused settles its orders; else it is begun anew."""
     text = f"the checkpoint of version {event.version} is given up: {event.text}"
     settled = event.saves if event.disk else saves.settled
-    over = _over(saves, (event.generation, event.version), settled, Result(text))
-    return replace(over, kept=False, trouble=text if event.disk else saves.trouble)
+    over = _over(saves, (event.generation, event.version), False, settled, Result(text))
+    return replace(over, trouble=text if event.disk else saves.trouble)
 
 
-def _over(saves: Saves, key: Key, settled: int, result: Result) -> Saves:
+def _over(saves: Saves, key: Key, kept: bool, settled: int, result: Result) -> Saves:
     results = dict(saves.results)
     results.update(dict.fromkeys(range(saves.settled + 1, settled + 1), result))
-    newest = dict(list(results.items())[-RESULTS_KEPT:])
+    newest = dict(list(results.items())[-KEPT:])
+    ended = dict(sorted({**saves.ended, key: kept}.items())[-KEPT:])
     flight = None if saves.flight is not None and saves.flight.key <= key else saves.flight
-    return replace(saves, flight=flight, over=max(key, saves.over), settled=max(saves.settled, settled), results=newest)
+    return replace(saves, flight=flight, ended=ended, settled=max(saves.settled, settled), results=newest)

@@ -12,7 +12,7 @@ import enum
 from dataclasses import dataclass, field
 
 from .errors import IllegalMove
-from .events import GenerationBegun, RunEnded
+from .events import GenerationBegun, RestoreRefused, RunEnded
 from .protocol import NO_GENERATION, Beat, Closed, Failed, Generation, Hello, Member, Proof, Ready, Saving, Wanted
 from .saves import Key, Saves
 from .totals import Account
@@ -183,7 +183,7 @@ class State:
     saves: Saves = field(default_factory=Saves)
     restoring: int = 0
     """The order to restore that is not obeyed yet; 0: none."""
-    refusals: dict[int, str] = field(default_factory=dict)
+    refusals: dict[int, RestoreRefused] = field(default_factory=dict)
     """Orders to restore that could not be obeyed, and why."""
     lineage: int = 0
     origin: int = 0

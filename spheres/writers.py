@@ -56,6 +56,7 @@ class TreeWriters:
         self._lineage = position.lineage
         self._saves = saves
         self._folder = ""
+        self._part: Part | None = None
         self._ended = threading.Event()
 
     def begun(self, folder: str) -> None:
@@ -65,14 +66,15 @@ class TreeWriters:
 
     def written(self, part: WrittenFile) -> Sealing | None:
         here("sphere.part_written")
-        self._say(SaveState.WRITTEN, part=Part(name=part.name, bytes=part.bytes, sha256=part.sha256))
+        self._part = Part(name=part.name, bytes=part.bytes, sha256=part.sha256)
+        self._say(SaveState.WRITTEN)
         try:
             told = self._wait(self._seal_or_over)
         except LightwatchError as error:
             raise SaveLost(f"not all parts were on the disk when this sphere left: {error}") from None
         if isinstance(told, SaveOver):
             if not told.kept:
-                raise SaveLost("control gave it up")
+                raise SaveLost("control gave it up [LW608]")
             return None
         assert isinstance(told, Seal)
         here("sphere.before_seal")
@@ -87,7 +89,7 @@ class TreeWriters:
         except LightwatchError:
             return  # it is whole, whether control knows or not
         if not over.kept:
-            raise SaveLost("control gave it up")
+            raise SaveLost("control gave it up [LW608]")
         here("sphere.checkpoint_kept")
 
     def failed(self, why: str) -> None:
@@ -100,11 +102,11 @@ class TreeWriters:
         """Whether nothing more is done for this save here, after so long at most."""
         return self._ended.wait(timeout_s)
 
-    def _say(self, state: SaveState, part: Part | None = None, **facts: str) -> None:
+    def _say(self, state: SaveState, **facts: str) -> None:
         generation, version = self._key
         saving = Saving(
             generation=generation, lineage=self._lineage, version=version, folder=self._folder, writers=self._ids,
-            state=state, saves=self._saves, part=part, **facts,
+            state=state, saves=self._saves, part=self._part, **facts,
         )  # fmt: skip
         try:
             self._link.send(saving)
