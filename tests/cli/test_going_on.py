@@ -203,6 +203,28 @@ def test_a_checkpoint_by_order_has_a_name_and_stays(project: Path) -> None:
     assert folders.index("best") < folders.index("paused")
 
 
+def test_a_run_is_taken_back_to_a_checkpoint_while_it_goes_on(project: Path) -> None:
+    """In a lineage of its own, with the same bits, for nothing else was ordered; what nobody can read is refused, and
+    the run goes on as if nothing had been asked."""
+    folder = project / "back"
+    with under_way(project, "back", "2", EVERY + 5):
+        with ControlClient(folder) as client:
+            assert client.checkpoint("mark") == "mark"
+            marked = client.status().checkpoint_version
+            until = client.status().version + 20
+            wait_until(lambda: client.status().version > until, "versions")
+            client.pause()  # orders are obeyed meanwhile
+            refused(lightwatch("restore", "back", "--name", "nowhere", folder=project), "'nowhere'", "[LW606]", code=1)
+            assert client.restore("mark") == marked
+            client.resume()
+        wait_until(lambda: (folder / "summary.json").exists(), "the summary", 120)
+    is_as_whole(folder, project)
+    record = read_record(folder / "ledger.db")
+    assert (record.lineage, record.lineage_began_at) == (1, marked)
+    verified = lightwatch("verify", "back", "--sample", "5", folder=project)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
 # ------------------------------------------------------------ going on otherwise
 
 
