@@ -12,7 +12,7 @@ from __future__ import annotations
 from .events import Adopted, GenerationBegun, GenerationProposed, RestoreRefused
 from .losses import BROKEN, is_gone, is_here
 from .protocol import NO_GENERATION, Generation, Member
-from .rollcall import Readys, begun, readys_of, restored
+from .rollcall import Readys, begun, is_called_to_restore, readys_of, restored
 from .state import Seat, State
 
 JOIN = 0.2
@@ -84,7 +84,7 @@ def beginning(state: State, now_s: float) -> GenerationBegun | str | None:
 
 def restore_refused(state: State, now_s: float) -> RestoreRefused | None:
     """Nobody can read the checkpoint that is to be restored: the run goes on as if nothing had been ordered."""
-    if not state.restoring or state.called_for is None or state.generation == state.running:
+    if state.generation == state.running or not is_called_to_restore(state):
         return None
     readys = readys_of(state)
     if readys is None or restored(state, readys) is not None:
@@ -134,7 +134,7 @@ def _is_due(state: State, here: tuple[Member, ...], now_s: float) -> bool:
         return False  # A connection that may stand again in a moment.
     if _is_called_by_another(state):
         return True
-    if state.restoring and state.called_for is None and state.generation == state.running:
+    if state.restoring and state.generation == state.running:
         return True
     broke = [seat.broke_s for seat in seats if seat.broke_s is not None]
     if broke and now_s - min(broke) >= BROKEN * state.silence_s:

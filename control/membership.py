@@ -52,6 +52,16 @@ def is_same_process(seat: Seat, hello: Hello) -> bool:
     return (hello.path, hello.pid, hello.host) == (seat.path, seat.hello.pid, seat.hello.host)
 
 
+def differences(former: dict[str, str], fingerprint: dict[str, str]) -> list[str]:
+    """What makes those with whom a run goes on others than those it had: its bits may then be others too."""
+    return [
+        f"{name} was {was!r} so far and is {fingerprint.get(name)!r} now: from here on the run's bits may be other "
+        "ones than it would have had"
+        for name, was in former.items()
+        if fingerprint.get(name) != was
+    ]
+
+
 def why_not_equal(first: Proof, path: str, proof: Proof) -> str:
     """The first field in which a proof differs from the first admitted one's; empty if it is equal."""
     ours: dict[str, object] = {**first.fingerprint, "micro_batches": first.micro_batches, "max_steps": first.max_steps}

@@ -29,13 +29,18 @@ def readys_of(state: State) -> Readys | None:
 
 def begun(state: State, readys: Readys) -> GenerationBegun | str | None:
     """The generation's beginning; a sentence if the run can't go on; None while control has to wait."""
-    if state.restoring and state.called_for is not None:
+    if is_called_to_restore(state):
         return restored(state, readys)
     if state.called_for is not None and state.begun is not None:
         return carry_on(state, readys)  # nobody said what else it could read: if it takes that, all are asked again
     if state.begun is None:
         return (from_disk(state, readys) if state.resumed else None) or found(state, readys)
     return carry_on(state, readys) or from_disk(state, readys)
+
+
+def is_called_to_restore(state: State) -> bool:
+    """Whether all were asked for the checkpoint that is to be restored: it may have been ordered since."""
+    return state.restoring > 0 and state.called_for == state.orders[state.restoring - 1].text
 
 
 def found(state: State, readys: Readys) -> GenerationBegun | str:
@@ -180,7 +185,7 @@ def _replayed(
         in_force=in_force,
         in_force_at=_in_force_at(state, position),
         known=_known(state, position),
-        founding=state.founded is None,
+        founding=state.founded is None and state.begun is None,
         digest=digest,
         save=owed(state, position, in_force),
     )

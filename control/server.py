@@ -43,12 +43,14 @@ from .events import (
     RunEnded,
     Sent,
     SphereLost,
+    SphereProved,
     SphereRefused,
     SphereReported,
     SphereReturned,
 )
 from .journal import Journal
 from .ledger import Ledger
+from .membership import differences
 from .plan import Decide, Send, plan
 from .protocol import (
     Answer,
@@ -188,6 +190,9 @@ class Server:
     def _happen(self, event: Event, now_s: float) -> None:
         """One fact: applied, written, and told at the next flush. Raises LedgerError with the fact applied."""
         before, self.state = self.state, apply(self.state, event)
+        if isinstance(event, SphereProved) and before.proof is None and before.former:
+            for sentence in differences(before.former, event.proof.fingerprint):
+                log.warning("%s", sentence)
         story = story_of(before, event, self.state)
         if isinstance(event, GenerationProposed):
             self.rendezvous.begin(event.generation)

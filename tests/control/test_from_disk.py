@@ -153,7 +153,30 @@ def test_a_checkpoint_that_nobody_can_read_is_refused_and_the_run_goes_on(play: 
     assert play.begun.generation == play.generation and play.begun.position == Position(version=12)
     answer = late(play, 1)
     assert answer is not None and not answer.ok and "'best'" in answer.text and answer.text.endswith("[LW606]")
+    play.sent.clear()
     assert not play.order("restore", text="step-5"), "another may be ordered"
+    assert {view.restoring for view in play.told(View).values()} == {"step-5"}
+
+
+def test_the_next_restore_calls_all_again(play: Play) -> None:
+    """The generation that runs was called for a restore too, and that one is over."""
+    restored(play, of(5))
+    play.sent.clear()
+    assert not play.order("restore")
+    assert {view.restoring for view in play.told(View).values()} == {""}
+    for path in ("0", "1"):
+        play.ready(path, "d5", stored=[of(2)], position=Position(lineage=1, version=5))
+    assert play.begun.position == Position(lineage=2, version=2)
+
+
+def test_a_restore_is_not_refused_for_what_another_was_called_for(play: Play) -> None:
+    """It came while nothing could begin after the former one."""
+    play.order("restore", text="gone")
+    for path in ("0", "1"):
+        play.ready(path, None, holds_state=False)
+    assert [type(event) for event in play.facts].count(RestoreRefused) == 1
+    play.order("restore", text="step-5")
+    assert late(play, 2) is None
 
 
 def test_one_that_one_sphere_can_read_is_fetched_by_the_others(play: Play) -> None:
