@@ -24,6 +24,7 @@ from .errors import ControlError
 from .keyfile import Pair
 from .keys import Keys
 from .ledger import Ledger
+from .resume import resume
 from .server import Server
 
 PR_SET_PDEATHSIG = 1
@@ -37,6 +38,8 @@ def main(arguments: list[str]) -> int:
             crash.arm(settings.folder, "control")
             ledger = stack.enter_context(Ledger.open(settings.folder / "ledger.db", settings.run_id))
             crash.here("control.ledger_opened")
+            if settings.resume:
+                resume(ledger, settings)
             ledger.set("tree", settings.tree)
             keys = Keys(settings.folder) if Keys(settings.folder).exist else None
             pair = keys.pair if keys else None
@@ -66,6 +69,8 @@ def _settings(arguments: list[str]) -> Settings:
     parser.add_argument("--lifeline", action="store_true", help="end at once when stdin ends")
     parser.add_argument("--die-with-parent", action="store_true", help="also when stopped, and its parent dies (Linux)")
     parser.add_argument("--adopt", action="store_true", help="the ledger is lost: take over what the spheres tell")
+    resume_help = "go on with the run with other processes, those of before are dead; anew: as another lineage"
+    parser.add_argument("--resume", default="", choices=["", "on", "anew"], help=resume_help)
     given = parser.parse_args(arguments)
     if given.die_with_parent and sys.platform == "linux":
         _die_with_parent()
@@ -77,6 +82,7 @@ def _settings(arguments: list[str]) -> Settings:
         silence_s=given.silence_s,
         lifeline=given.lifeline,
         adopt=given.adopt,
+        resume=given.resume,
     )
 
 

@@ -22,6 +22,7 @@ from .events import (
     SphereRefused,
     SphereReported,
     SphereReturned,
+    SphereSaving,
 )
 from .membership import is_same_process, why_not_equal, why_not_here
 from .protocol import (
@@ -39,15 +40,17 @@ from .protocol import (
     Ready,
     Refused,
     Row,
+    Saving,
     Wanted,
 )
+from .saves import can_be_named
 from .state import UNHEARD_OF, State
 
-ORDERS = ("pause", "resume", "stop", "set_learning_rate")
+ORDERS = ("pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore")
 
 VERSIONS_MAX = 1 << 53
 
-FromMember = Proof | Beat | Row | Ready | Closed | Failed
+FromMember = Proof | Beat | Row | Ready | Saving | Closed | Failed
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,9 @@ def admit(state: State, sphere: int, message: FromMember, now_s: float) -> Spher
         case Row():
             if seat.proof is not None and 0 <= message.version < VERSIONS_MAX and _is_of_the_line(state, message):
                 return SphereReported(sphere=sphere, row=message, at_s=now_s)
+        case Saving():
+            if seat.proof is not None and sphere in message.writers and 0 <= message.version < VERSIONS_MAX:
+                return SphereSaving(sphere=sphere, saving=message, at_s=now_s)
         case Closed():
             if _speaks_for_running(state, sphere, message.generation):
                 return SphereClosed(sphere=sphere, closed=message, at_s=now_s)
@@ -221,10 +227,40 @@ def admit_order(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
         if rate == wanted.learning_rate:
             return Already(wanted.number, f"the learning rate is {rate} already")
         return _next(state, ask, learning_rate=rate)
+    if ask.what == "checkpoint":
+        return _checkpoint(state, ask)
+    if ask.what == "restore":
+        return _restore(state, ask)
     return Refusal(f"{ask.what!r} is not an order; control knows {', '.join(ORDERS)} [LW506]")
 
 
-def _next(state: State, ask: Ask, **changes: bool | float) -> OrderGiven:
+def _checkpoint(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
+    """One more save, unless one that was ordered has not come yet."""
+    wanted = state.wanted
+    if not can_be_named(ask.text):
+        return Refusal(
+            "checkpoint: a name must be 1 to 64 letters, digits, dots, dashes and underscores, and not begin with "
+            f"step-, got {ask.text[:80]!r} [LW002]"
+        )
+    if wanted.saves > state.saves.settled:
+        if wanted.save_as != ask.text:
+            return Refusal("checkpoint: one that was ordered is still being made; ask again once it is whole [LW516]")
+        number = next(order.wanted.number for order in state.orders if order.wanted.saves == wanted.saves)
+        return Already(number, "a checkpoint is being made already")
+    return _next(state, ask, saves=wanted.saves + 1, save_as=ask.text)
+
+
+def _restore(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
+    """Back to a checkpoint, once the run has begun."""
+    if state.begun is None:
+        return Refusal("restore: the run has not begun; ask again in a moment [LW515]")
+    if state.restoring:
+        return Already(state.restoring, "the run is about to go back already")
+    given = _next(state, ask)
+    return OrderGiven(wanted=given.wanted, what=given.what, request=given.request, text=ask.text)
+
+
+def _next(state: State, ask: Ask, **changes: bool | float | str) -> OrderGiven:
     """The next wanted state: the last one with some fields changed."""
     fields = {name: getattr(state.wanted, name) for name in state.wanted.__struct_fields__}
     wanted = Wanted(**{**fields, **changes, "number": state.wanted.number + 1})
@@ -242,6 +278,8 @@ def _is_of_the_line(state: State, row: Row) -> bool:
     more orders in force from there on: its row would have the others' never told.
     """
     begun = state.begun
+    if row.lineage != state.lineage:
+        return False
     return begun is not None and (row.generation >= begun.generation or row.version <= begun.position.version)
 
 

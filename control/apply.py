@@ -9,6 +9,7 @@ from typing import assert_never
 from .errors import IllegalMove
 from .events import (
     Adopted,
+    CheckpointSaved,
     Event,
     EverybodyLeft,
     GenerationBegun,
@@ -16,12 +17,16 @@ from .events import (
     OrderGiven,
     OrderTook,
     Remembered,
+    RestoreRefused,
+    Resumed,
     RunEnded,
+    SaveGivenUp,
     Sent,
     SphereBarred,
     SphereBeat,
     SphereCame,
     SphereClosed,
+    SphereEvent,
     SphereExpelled,
     SphereFailed,
     SphereLost,
@@ -30,20 +35,69 @@ from .events import (
     SphereRefused,
     SphereReported,
     SphereReturned,
+    SphereSaving,
     VersionSettled,
+    founding_row,
 )
 from .membership import follows
-from .protocol import NO_GENERATION, Beat, End, Expelled, Go, Hello, Orders, Row, Tick, View
+from .protocol import (
+    NO_GENERATION,
+    Beat,
+    End,
+    Expelled,
+    Go,
+    Hello,
+    Orders,
+    SaveOver,
+    Seal,
+    Tick,
+    View,
+)
+from .saves import Saves, given_up, heard, saved
 from .state import UNHEARD_OF, ControlStatus, Order, Seat, State, Told, moved
 from .totals import booked, closed, held_up, wait_s
 from .tree import SphereTree
-from .versions import founded, obeying, reported, settle
+from .versions import Versions, founded, obeying, reported, settle
 
 REQUESTS_KEPT = 1024
 
 
 def apply(state: State, event: Event) -> State:
     """The state after `event`."""
+    match event:
+        case Sent():
+            return _seated(state, replace(state.seats[event.sphere], told=_told(state, event)))
+        case GenerationProposed():
+            return _proposed(state, event)
+        case GenerationBegun():
+            return _begun(state, event)
+        case OrderGiven():
+            return _ordered(state, event)
+        case OrderTook():
+            return _took(state, event)
+        case CheckpointSaved():
+            return replace(state, saves=saved(state.saves, event))
+        case SaveGivenUp():
+            return replace(state, saves=given_up(state.saves, event))
+        case RestoreRefused():
+            return replace(state, restoring=0, refusals={**state.refusals, event.number: event})
+        case Resumed():
+            return _resumed(state, event)
+        case VersionSettled():
+            return replace(state, versions=settle(state.versions, event.sphere, event.row))
+        case Adopted():
+            return replace(state, adopting_s=None)
+        case Remembered():
+            return _remembered(state, event)
+        case RunEnded():
+            return replace(state, ended=event, status=moved(state.status, ControlStatus.STOPPING))
+        case EverybodyLeft():
+            return replace(state, status=moved(state.status, ControlStatus.STOPPED))
+        case _:
+            return _of_a_sphere(state, event)
+
+
+def _of_a_sphere(state: State, event: SphereEvent) -> State:
     match event:
         case SphereCame():
             return _came(state, event)
@@ -74,31 +128,14 @@ def apply(state: State, event: Event) -> State:
             return _seated(state, replace(_heard(state, event.sphere, event.at_s), ready=event.ready))
         case SphereReported():
             return _with_row(state, event)
+        case SphereSaving():
+            seat = replace(_heard(state, event.sphere, event.at_s), saving=event.saving)
+            return replace(_seated(state, seat), saves=heard(state.saves, event.saving, event.at_s))
         case SphereClosed():
             seat = _heard(state, event.sphere, event.at_s)
             return _seated(state, replace(seat, closed=event.closed, account=closed(seat.account, event.closed)))
         case SphereFailed():
             return _seated(state, replace(_heard(state, event.sphere, event.at_s), failed=event.failed))
-        case Sent():
-            return _seated(state, replace(state.seats[event.sphere], told=_told(state, event)))
-        case GenerationProposed():
-            return _proposed(state, event)
-        case GenerationBegun():
-            return _begun(state, event)
-        case OrderGiven():
-            return _ordered(state, event)
-        case OrderTook():
-            return _took(state, event)
-        case VersionSettled():
-            return replace(state, versions=settle(state.versions, event.sphere, event.row))
-        case Adopted():
-            return replace(state, adopting_s=None)
-        case Remembered():
-            return _remembered(state, event)
-        case RunEnded():
-            return replace(state, ended=event, status=moved(state.status, ControlStatus.STOPPING))
-        case EverybodyLeft():
-            return replace(state, status=moved(state.status, ControlStatus.STOPPED))
         case _:
             assert_never(event)
 
@@ -182,6 +219,7 @@ def _remembered(state: State, event: Remembered) -> State:
         seats=seats,
         sphere_at={**{member.path: member.sphere for member in memory.members}, **state.sphere_at},
         incarnation=event.incarnation,
+        lineage=memory.position.lineage,
         orders=orders,
         orders_in_view=len(orders),
         generation=memory.generation,
@@ -240,6 +278,10 @@ def _told(state: State, event: Sent) -> Told:
             return replace(told, order=max(told.order, orders[-1].number), order_s=event.at_s)
         case Tick(number=number):
             return replace(told, tick=number, tick_s=event.at_s)
+        case Seal(generation=generation, version=version):
+            return replace(told, seal=(generation, version), seal_s=event.at_s)
+        case SaveOver(generation=generation, version=version):
+            return replace(told, save_over=(generation, version))
         case End() | Expelled():
             return replace(told, over=True)
         case _:
@@ -258,6 +300,7 @@ def _proposed(state: State, event: GenerationProposed) -> State:
         generation=event.generation,
         members=event.members,
         proposed_s=event.at_s,
+        called_for=event.restoring,
         orders_in_view=len(state.orders),
     )
 
@@ -265,15 +308,62 @@ def _proposed(state: State, event: GenerationProposed) -> State:
 def _begun(state: State, event: GenerationBegun) -> State:
     if event.generation != state.generation:
         raise IllegalMove(f"generation {event.generation} begun; the newest proposed is {state.generation}")
+    if event.position.lineage > state.lineage:
+        state = _of_a_new_lineage(state, event)
     versions, digest = obeying(state.versions, event.position.version, event.in_force), state.founded
     if event.founding:
-        row = Row(generation=event.generation, version=event.position.version, digest=event.digest)
-        versions, digest = founded(versions, row, event.members[0].sphere), event.digest
+        row = founding_row(event)
+        versions = founded(versions, row, event.members[0].sphere)
+        digest = digest if event.position.version else event.digest
     status = state.status
     if status is ControlStatus.INITIALIZING:
         status = moved(status, ControlStatus.RUNNING)
     begun = replace(state, begun=event, versions=versions, status=status, founded=digest)
     return replace(begun, seats={sphere: seat for sphere, seat in begun.seats.items() if _counts(begun, seat)})
+
+
+def _of_a_new_lineage(state: State, event: GenerationBegun) -> State:
+    """The run goes on from an older version: what was made above it is history, what was ordered stays ordered."""
+    version, progress = event.position.version, state.versions.progress
+    versions = founded(Versions(progress=progress, held=version - 1), founding_row(event), event.members[0].sphere)
+    orders = tuple(
+        order if order.version is None else replace(order, version=min(order.version, version))
+        for order in state.orders
+    )
+    seats = {sphere: replace(seat, version=min(seat.version, version)) for sphere, seat in state.seats.items()}
+    return replace(
+        state,
+        versions=versions,
+        orders=orders,
+        seats=seats,
+        restoring=0,
+        lineage=event.position.lineage,
+        origin=version,
+    )
+
+
+def _resumed(state: State, event: Resumed) -> State:
+    """Nothing but what still counts is left of the state."""
+    return State(
+        run_id=state.run_id,
+        paths=event.paths,
+        tree=event.tree,
+        incarnation=state.incarnation,
+        silence_s=state.silence_s,
+        began_s=event.at_s,
+        next_sphere=event.next_sphere,
+        founded=event.founded,
+        remembers=state.remembers,
+        generation=event.generation,
+        orders=tuple(Order(wanted, what, version) for wanted, what, version in event.orders),
+        versions=state.versions,
+        saves=Saves(last=event.last, settled=event.settled),
+        lineage=event.lineage,
+        origin=event.origin,
+        resumed=True,
+        anew=event.anew,
+        former=event.fingerprint,
+    )
 
 
 def _counts(state: State, seat: Seat) -> bool:
@@ -290,7 +380,9 @@ def _ordered(state: State, event: OrderGiven) -> State:
     status = state.status
     if event.wanted.stopped:
         status = moved(status, ControlStatus.STOPPING)
-    return replace(state, orders=(*state.orders, Order(event.wanted, event.what)), requests=requests, status=status)
+    orders = (*state.orders, Order(event.wanted, event.what, text=event.text))
+    restoring = event.wanted.number if event.what == "restore" else state.restoring
+    return replace(state, orders=orders, requests=requests, status=status, restoring=restoring)
 
 
 def _took(state: State, event: OrderTook) -> State:

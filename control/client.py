@@ -111,11 +111,27 @@ class ControlClient:
         """Another base rate for the schedule. Returns the version after which the first update uses it."""
         return self._order("set_learning_rate", rate, wait, timeout_s)
 
+    def checkpoint(self, name: str = "", wait: bool = True, timeout_s: float = EFFECT_S) -> str | None:
+        """Save the next version, under a name or its own. Returns the folder's name once all of it is on the disk; None
+        if not waited for. Raises OrderRefused, also when the disk refuses."""
+        answer = self._obeyed(Ask(request=uuid.uuid4().hex, what="checkpoint", text=name), wait, timeout_s)
+        return answer.checkpoint or None
+
+    def restore(self, name: str = "", wait: bool = True, timeout_s: float = EFFECT_S) -> int | None:
+        """Take the run back to a checkpoint, by its folder's name, or to the newest. Returns the version from which it
+        goes on. What was ordered last stays ordered. Raises OrderRefused if it can't be read as a whole."""
+        return self._obeyed(Ask(request=uuid.uuid4().hex, what="restore", text=name), wait, timeout_s).version
+
     def _order(self, what: str, value: float | None, wait: bool, timeout_s: float) -> int | None:
-        request = uuid.uuid4().hex
-        answer = self._ask(what, value, request)
+        return self._obeyed(Ask(request=uuid.uuid4().hex, what=what, value=value), wait, timeout_s).version
+
+    def _obeyed(self, ask: Ask, wait: bool, timeout_s: float) -> Answer:
+        """Control's word on an order: the first one, or if that is waited for, that it is obeyed."""
+        what, request = ask.what, ask.request
+        answer = self._answered(ask, keep=True)
         if not wait or answer.version is not None or answer.number is None:
-            return answer.version
+            self._answers.pop(request, None)
+            return answer
         inbox = self._answers.setdefault(request, deque())
         try:
             deadline = time.monotonic() + timeout_s
@@ -130,12 +146,15 @@ class ControlClient:
             self._answers.pop(request, None)
         if not late.ok:
             raise OrderRefused(late.text)
-        return late.version
+        return late
 
     # ---------------------------------------------------------------- the wire
 
-    def _ask(self, what: str, value: float | None = None, request: str = "") -> Answer:
-        ask = Ask(request=request or uuid.uuid4().hex, what=what, value=value)
+    def _ask(self, what: str) -> Answer:
+        return self._answered(Ask(request=uuid.uuid4().hex, what=what))
+
+    def _answered(self, ask: Ask, keep: bool = False) -> Answer:
+        """The first answer. keep: others may follow."""
         inbox = self._answers.setdefault(ask.request, deque())
         deadline = time.monotonic() + self.timeout_s
         while not inbox:
@@ -151,7 +170,7 @@ class ControlClient:
             if not inbox and self._handshakes.are_over():
                 raise self._no_answer("did not answer")
         answer = inbox.popleft()
-        if not request:
+        if not keep:
             self._answers.pop(ask.request, None)
         if not answer.ok:
             self._answers.pop(ask.request, None)

@@ -20,6 +20,8 @@ class Settings:
 
     silence_s: the one time-out; the others derive from it. lifeline: stdin is a pipe whose end means the launcher died.
     adopt: the ledger is lost, so take the spheres' word for what the run is; its former control is known to be dead.
+    resume: go on with the run of this ledger, or of the checkpoints beside it, with other processes, those of before
+    are known to be dead: "on", or "anew" for a lineage of its own; empty: not.
     """
 
     folder: Path
@@ -29,6 +31,7 @@ class Settings:
     silence_s: float = 1.0
     lifeline: bool = False
     adopt: bool = False
+    resume: str = ""
 
     def __post_init__(self) -> None:
         if not _RUN_ID.fullmatch(self.run_id):

@@ -34,6 +34,8 @@ POINTS: dict[str, str] = {
     "control.after_view": "one sphere was called to a generation, the next was not",
     "control.before_go": "the ledger has a generation as begun, a sphere is about to be told to go",
     "control.after_go": "one sphere was told to go, the next was not",
+    "control.before_seal": "all parts of a checkpoint are on the disk, its first writer is about to be told",
+    "control.checkpoint_saved": "the ledger has a checkpoint as whole, a writer is about to be told",
     "control.before_end": "the ledger has the run's end, a sphere is about to be told",
     "control.after_end": "one sphere was told of the run's end, the next was not",
     "sphere.before_hello": "connected to control, nothing was said",

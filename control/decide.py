@@ -8,7 +8,8 @@ raises, NaN under the policy to stop, a version that contradicts what was agreed
 from __future__ import annotations
 
 from .events import Event, EverybodyLeft, OrderGiven, OrderTook, RunEnded, VersionSettled
-from .generations import adopted, beginning, proposed
+from .flights import SAVE_S, save_ended
+from .generations import adopted, beginning, proposed, restore_refused
 from .losses import barred, expelled
 from .paces import paces_to_deal_by
 from .protocol import Phase, Wanted
@@ -39,6 +40,8 @@ def decide(state: State, now_s: float) -> Event | None:
         or _barred(state, now_s)
         or proposed(state, now_s)
         or _order_in_force(state)
+        or save_ended(state, now_s)
+        or (restore_refused(state, now_s) if state.adopting_s is None else None)
         or _roll_called(state, now_s)
         or _closed(state, now_s)
         or _dealt_anew(state)
@@ -197,6 +200,9 @@ def _closed(state: State, now_s: float) -> Event | None:
     seats = state.member_seats()
     if not seats or any(seat.closed is None for seat in seats):
         return None
+    flight = state.saves.flight
+    if flight is not None and now_s - flight.began_s < SAVE_S:
+        return None  # a stop saves the version that it stops at
     closings = [(seat, seat.closed) for seat in seats if seat.closed is not None]
     first_seat, first = closings[0]
     for seat, closed in closings:

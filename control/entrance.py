@@ -6,17 +6,17 @@ key that it has drawn itself: the secret half never leaves it. `Refused` is the 
 
 from __future__ import annotations
 
-from .terms import Message
+import msgspec
 
 
-class Enrol(Message, frozen=True, kw_only=True):
+class Enrol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
     """Let the machine with this public key in. Said again until it is answered; the same key counts once."""
 
     public: str
     name: str
 
 
-class Enrolled(Message, frozen=True, kw_only=True):
+class Enrolled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
     """It may connect with its own key from now on. name: what it is called here, perhaps with a number behind it."""
 
     name: str

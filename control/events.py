@@ -20,6 +20,8 @@ from .protocol import (
     Ready,
     Record,
     Row,
+    Saving,
+    Stored,
     ToSphere,
     Wanted,
 )
@@ -94,6 +96,15 @@ class SphereReported:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SphereSaving:
+    """How far a save has come at one of its writers. Not durable: it is said again."""
+
+    sphere: int
+    saving: Saving
+    at_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SphereClosed:
     sphere: int
     closed: Closed
@@ -143,13 +154,15 @@ class GenerationProposed:
     generation: Generation
     members: tuple[Member, ...]
     at_s: float
+    restoring: str | None = None
+    """The checkpoint that it is called for, empty: the newest; None: it is called for something else."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationBegun:
     """The ledger's "last running generation": written before the first Go is sent. Holds all that the Gos say.
 
-    donors: sphere -> whom it fetches from. known, in_force_at: as in Go.
+    donors: sphere -> whom it fetches from. known, in_force_at, load, save: as in Go.
     """
 
     generation: Generation
@@ -166,6 +179,8 @@ class GenerationBegun:
     founding: bool = False
     digest: str | None = None
     """Of the weights at `position`, where it is known."""
+    load: Stored | None = None
+    save: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +188,8 @@ class OrderGiven:
     wanted: Wanted
     what: str
     request: str
+    text: str = ""
+    """For a restore: the checkpoint's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +198,65 @@ class OrderTook:
 
     number: int
     version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved:
+    """A checkpoint is whole on the disk. generation: in which the save began; saves: as in Saving."""
+
+    stored: Stored
+    generation: Generation
+    saves: int
+    manifest_sha256: str
+    bytes: int
+    at_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveGivenUp:
+    """A save came to nothing. disk: it is the disk's fault, or a writer's, so the next one may fail likewise."""
+
+    generation: Generation
+    version: int
+    saves: int
+    text: str
+    disk: bool
+    at_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreRefused:
+    """Order `number` can't be obeyed: nobody can read that checkpoint."""
+
+    number: int
+    text: str
+    at_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """The run begins anew with other processes, those of before are all dead by a person's word. What still counts of
+    its past is in here, so what the ledger has before it is history.
+
+    generation: the newest proposed. founded: the digest of version 0, if it is known. lineage, origin: the newest, and
+    the version at which it began. orders: each with what it was and the version from which it is in force. settled: of
+    the orders for checkpoints. fingerprint: of the spheres of before.
+    """
+
+    paths: tuple[str, ...]
+    tree: str
+    next_sphere: int
+    generation: Generation
+    founded: str | None
+    lineage: int
+    origin: int
+    orders: list[tuple[Wanted, str, int | None]]
+    settled: int
+    at_s: float
+    anew: bool = False
+    """A lineage of its own begins: something was overridden that changes the bits."""
+    last: Stored | None = None
+    fingerprint: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +310,7 @@ SphereEvent: TypeAlias = (
     | SphereBeat
     | SphereReady
     | SphereReported
+    | SphereSaving
     | SphereClosed
     | SphereFailed
     | SphereExpelled
@@ -246,6 +323,10 @@ Event: TypeAlias = (
     | GenerationBegun
     | OrderGiven
     | OrderTook
+    | CheckpointSaved
+    | SaveGivenUp
+    | RestoreRefused
+    | Resumed
     | VersionSettled
     | Adopted
     | Remembered
@@ -267,9 +348,22 @@ DURABLE = (
     GenerationBegun,
     OrderGiven,
     OrderTook,
+    CheckpointSaved,
+    SaveGivenUp,
+    RestoreRefused,
+    Resumed,
     VersionSettled,
     Adopted,
     Remembered,
     RunEnded,
 )
 """In the ledger before anyone hears of them. The rest is said again by whoever it is about."""
+
+
+def founding_row(event: GenerationBegun) -> Row:
+    """The row of the version with which the ledger, or a lineage, begins: all hold it, so it is agreed."""
+    position = event.position
+    return Row(
+        generation=event.generation, version=position.version, lineage=position.lineage, digest=event.digest,
+        in_force=event.in_force,
+    )  # fmt: skip

@@ -9,10 +9,10 @@ on, while one of them lives. If none of them is here, control waits for one; but
 
 from __future__ import annotations
 
-from .events import Adopted, GenerationBegun, GenerationProposed
+from .events import Adopted, GenerationBegun, GenerationProposed, RestoreRefused
 from .losses import BROKEN, is_gone, is_here
 from .protocol import NO_GENERATION, Generation, Hello, Member
-from .rollcall import Readys, begun, readys_of
+from .rollcall import Readys, begun, is_called_to_restore, readys_of, restored
 from .state import Seat, State
 
 JOIN = 0.2
@@ -36,7 +36,10 @@ def proposed(state: State, now_s: float) -> GenerationProposed | None:
         anew = _can_be_founded(state, here)
     else:
         anew = _is_due(state, here, now_s) and not waits_for(state, now_s)
-    return GenerationProposed(generation=_next(state), members=here, at_s=now_s) if anew else None
+    if not anew:
+        return None
+    restoring = state.orders[state.restoring - 1].text if state.restoring and state.begun is not None else None
+    return GenerationProposed(generation=_next(state), members=here, at_s=now_s, restoring=restoring)
 
 
 def members_here(state: State, now_s: float) -> tuple[Member, ...]:
@@ -79,6 +82,18 @@ def beginning(state: State, now_s: float) -> GenerationBegun | str | None:
     return begun(state, readys)
 
 
+def restore_refused(state: State, now_s: float) -> RestoreRefused | None:
+    """Nobody can read the checkpoint that is to be restored: the run goes on as if nothing had been ordered."""
+    if state.generation == state.running or not is_called_to_restore(state):
+        return None
+    readys = readys_of(state)
+    if readys is None or restored(state, readys) is not None:
+        return None
+    name = state.called_for
+    what = f"{name!r} can be read nowhere as a whole" if name else "there is no whole one"
+    return RestoreRefused(number=state.restoring, text=f"restore: of the run's checkpoints, {what} [LW606]", at_s=now_s)
+
+
 def is_held(state: State, now_s: float) -> bool:
     """Whether all have answered the roll call, and nothing can begin: somebody with a state has to come."""
     return state.generation != state.running and readys_of(state) is not None and beginning(state, now_s) is None
@@ -118,6 +133,8 @@ def _is_due(state: State, here: tuple[Member, ...], now_s: float) -> bool:
     if any(seat.sphere not in ids for seat in seats):
         return False  # A connection that may stand again in a moment.
     if _is_called_by_another(state):
+        return True
+    if state.restoring and state.generation == state.running:
         return True
     broke = [seat.broke_s for seat in seats if seat.broke_s is not None]
     if broke and now_s - min(broke) >= BROKEN * state.silence_s:

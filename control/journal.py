@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,6 +32,19 @@ class Journal:
         for row in rows:
             if row.version > 0:
                 self.write(row, micro_batches)
+
+    def cut_back(self, version: int) -> None:
+        """Nothing is told of later versions: they are made anew, in another lineage. Whole or not at all."""
+        if version >= self.newest:
+            return
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        aside = self.path.with_name(f".{NAME}.{os.getpid()}")
+        with open(aside, "wb") as file:
+            file.writelines(line for line in lines if int(json.loads(line)["version"]) <= version)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, self.path)
+        self.newest = version
 
     def _mend(self) -> int:
         """Cut off a line that a death left unfinished; the last version in the file, 0 for none."""

@@ -38,13 +38,15 @@ from .events import (
     OrderGiven,
     OrderTook,
     Remembered,
+    Resumed,
     RunEnded,
     SphereClosed,
     SphereReported,
     VersionSettled,
+    founding_row,
 )
 from .protocol import Row
-from .record import PROGRESS, TOTALS
+from .record import NEWEST_LINEAGE, ON_THE_WAY, PROGRESS, TOTALS, UNFINISHED
 from .status import Progress, Totals
 
 SCHEMA_VERSION = 1
@@ -175,26 +177,43 @@ class Ledger:
     def row(self, version: int) -> Row | None:
         """The row of a version of the newest lineage, as it stands."""
         found = self._execute(
-            "SELECT row, digest FROM versions WHERE version = ? ORDER BY lineage DESC LIMIT 1", (version,)
+            f"SELECT row, digest FROM versions WHERE version = ? AND {ON_THE_WAY}", (version,)
         ).fetchone()
         return self._as_row(*found) if found else None
 
     def newest_rows(self, count: int) -> list[Row]:
         """The last rows, the oldest first."""
-        found = self._execute("SELECT row, digest FROM versions ORDER BY lineage DESC, version DESC LIMIT ?", (count,))
+        found = self._execute(
+            f"SELECT row, digest FROM versions WHERE {ON_THE_WAY} ORDER BY version DESC LIMIT ?", (count,)
+        )
         return [self._as_row(text, digest) for text, digest in reversed(found.fetchall())]
 
     def rows_after(self, version: int) -> list[Row]:
         """The rows of all later versions, in order."""
-        found = self._execute("SELECT row, digest FROM versions WHERE version > ? ORDER BY version", (version,))
+        found = self._execute(
+            f"SELECT row, digest FROM versions WHERE version > ? AND {ON_THE_WAY} ORDER BY version", (version,)
+        )
         return [self._as_row(text, digest) for text, digest in found.fetchall()]
 
     def held(self) -> int:
         """The highest version without a gap below it; -1 for none."""
         versions = [
-            version for (version,) in self._execute("SELECT DISTINCT version FROM versions ORDER BY version", ())
+            version
+            for (version,) in self._execute(f"SELECT version FROM versions WHERE {ON_THE_WAY} ORDER BY version", ())
         ]
         return next((place for place, version in enumerate(versions) if place != version), len(versions)) - 1
+
+    def first_with(self, number: int) -> int | None:
+        """The first version from which on this order was in force, as the rows have it."""
+        found = self._execute(
+            f"SELECT min(version) FROM versions WHERE json_extract(row, '$.in_force') >= ? AND {ON_THE_WAY}", (number,)
+        ).fetchone()
+        return int(found[0]) if found and found[0] is not None else None
+
+    def lineage(self) -> tuple[int, int]:
+        """The newest, and the version at which it began."""
+        lineage, version = self._execute(NEWEST_LINEAGE, ()).fetchone()
+        return (lineage, version) if lineage else (0, 0)
 
     def totals(self) -> dict[str, Totals]:
         """By path, as they were noted last."""
@@ -270,9 +289,13 @@ class Ledger:
                     "WHERE lineage = ? AND version = ? AND coalesce(json_extract(row, '$.in_force'), 0) < ?",
                     (event.in_force, position.lineage, position.version, event.in_force),
                 )
-                if event.founding:
-                    row = Row(generation=event.generation, version=position.version, digest=event.digest)
-                    self._row(row, "agreed")
+                rises = position.lineage > self.lineage()[0]
+                if rises:
+                    self._execute("UPDATE orders SET version = min(version, ?)", (position.version,))
+                if event.founding or rises:
+                    self._row(founding_row(event), "agreed")
+                if event.founding and position.version and self.get("begun_at") is None:
+                    self._set("begun_at", position.version)
             case OrderGiven(wanted=wanted, what=what):
                 self._execute(
                     "INSERT INTO orders(number, what, wanted) VALUES (?, ?, ?)",
@@ -282,7 +305,8 @@ class Ledger:
                 self._execute("UPDATE orders SET version = ? WHERE number <= ? AND version IS NULL", (version, number))
             case SphereClosed(closed=closed):
                 self._execute(
-                    "UPDATE versions SET state = 'agreed', digest = coalesce(digest, ?) WHERE version = ?",
+                    "UPDATE versions SET state = 'agreed', digest = coalesce(digest, ?) "
+                    f"WHERE version = ? AND {ON_THE_WAY}",
                     (closed.digest, closed.version),
                 )
             case VersionSettled(row=row):
@@ -296,6 +320,13 @@ class Ledger:
                 self._set("incarnation", incarnation)
             case RunEnded():
                 self._ended(event.status, event.reason, event.usage)
+            case Resumed(orders=orders):
+                for wanted, what, at in orders:
+                    values = (wanted.number, what, msgspec.json.encode(wanted).decode(), at)
+                    self._execute("INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?)", values)
+                unsaid = dict.fromkeys(("fingerprint", "micro_batches", "max_steps"))  # of one process, before
+                for key, value in {"status": UNFINISHED, "reason": "", "usage": False, **unsaid}.items():
+                    self._set(key, value)
             case _:
                 pass
 

@@ -85,6 +85,16 @@ def of_revoked(state: State, allowed: frozenset[str] | None, now_s: float) -> li
     return [SphereExpelled(sphere=seat.sphere, text=f"{seat.name} {why}", at_s=now_s) for seat in seats]
 
 
+def differences(former: dict[str, str], fingerprint: dict[str, str]) -> list[str]:
+    """What makes those with whom a run goes on others than those it had: its bits may then be others too."""
+    return [
+        f"{name} was {was!r} so far and is {fingerprint.get(name)!r} now: from here on the run's bits may be other "
+        "ones than it would have had"
+        for name, was in former.items()
+        if fingerprint.get(name) != was
+    ]
+
+
 def why_not_equal(first: Proof, path: str, proof: Proof) -> str:
     """The first field in which a proof differs from the first admitted one's; empty if it is equal."""
     ours: dict[str, object] = {**first.fingerprint, "micro_batches": first.micro_batches, "max_steps": first.max_steps}

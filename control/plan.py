@@ -13,7 +13,25 @@ from typing import TypeAlias
 
 from .decide import decide
 from .events import Event, GenerationBegun
-from .protocol import NO_GENERATION, End, Expelled, Generation, Go, How, Orders, Phase, Tick, ToSphere, View
+from .flights import parts_to_seal
+from .protocol import (
+    NO_GENERATION,
+    End,
+    Expelled,
+    Generation,
+    Go,
+    How,
+    Orders,
+    Phase,
+    SaveOver,
+    SaveState,
+    Seal,
+    Tick,
+    ToSphere,
+    View,
+)
+from .saves import key_of
+from .seal import control_as_json, spheres_as_json
 from .state import Seat, State
 
 AGAIN_S = 1.0
@@ -67,6 +85,8 @@ def _for_seat(state: State, seat: Seat, is_member: bool, now_s: float) -> Iterat
         yield from _orders(state, seat, now_s)
     elif seat.beat is not None and NO_GENERATION < seat.beat.generation < state.generation:
         yield from _view(state, seat, now_s)  # Left out, or back from silence: its own generation is over.
+    yield from _seal(state, seat, now_s)
+    yield from _save_over(state, seat)
     if now_s - seat.told.tick_s >= tick_s(state.silence_s):
         echo = seat.beat.number if seat.beat else 0
         held = max(state.versions.held, 0)
@@ -85,7 +105,7 @@ def _view(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
     if told.view != state.generation or (unheard and now_s - told.view_s > AGAIN_S):
         orders = [order.wanted for order in state.orders[: state.orders_in_view]]
         members, word = list(state.members), word_of(state.secret, state.generation)
-        yield View(generation=state.generation, members=members, orders=orders, word=word)
+        yield View(generation=state.generation, members=members, orders=orders, restoring=state.called_for, word=word)
 
 
 def word_of(secret: bytes, generation: Generation) -> str:
@@ -119,6 +139,8 @@ def go_for(begun: GenerationBegun, sphere: int) -> Go:
         in_force=begun.in_force,
         in_force_at=begun.in_force_at,
         known=begun.known,
+        load=begun.load if how is How.LOAD else None,
+        save=begun.save,
     )
 
 
@@ -132,3 +154,29 @@ def _orders(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
     first = min(known, told.order) if late else told.order
     if first < len(state.orders):
         yield Orders(incarnation=state.incarnation, orders=[order.wanted for order in state.orders[first:]])
+
+
+def _seal(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
+    """The first writer of a save is told to write the manifest once all parts are on the disk."""
+    flight, told = state.saves.flight, seat.told
+    if (
+        flight is None
+        or flight.writers[0] != seat.sphere
+        or (told.seal == flight.key and now_s - told.seal_s < AGAIN_S)
+    ):
+        return
+    parts = parts_to_seal(state)
+    if parts:
+        generation, version = flight.key
+        control, spheres = control_as_json(state), spheres_as_json(state)
+        yield Seal(generation=generation, version=version, parts=parts, control=control, spheres=spheres)
+
+
+def _save_over(state: State, seat: Seat) -> Iterator[ToSphere]:
+    """A writer that waits for the end of its save is told it, once over each connection."""
+    saving = seat.saving
+    if saving is None or saving.state is SaveState.FAILED or seat.told.save_over == key_of(saving):
+        return
+    kept = state.saves.is_kept(saving)
+    if kept is not None:
+        yield SaveOver(generation=saving.generation, version=saving.version, kept=kept)

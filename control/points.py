@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .crash import here
-from .protocol import Answer, End, Go, ToSphere, View
+from .protocol import Answer, End, Go, SaveOver, Seal, ToSphere, View
 
 
 def before(message: ToSphere | Answer) -> None:
@@ -13,6 +13,10 @@ def before(message: ToSphere | Answer) -> None:
             here("control.before_view")
         case Go():
             here("control.before_go")
+        case Seal():
+            here("control.before_seal")
+        case SaveOver(kept=True):
+            here("control.checkpoint_saved")
         case End():
             here("control.before_end")
         case _:

@@ -30,7 +30,8 @@ class ControlProcess:
     START_S.
 
     folder: exists; control puts ledger.db, control.json and metrics.jsonl there. log: its stderr, default
-    folder/control.log. adopt: with a ledger that knows nothing of the run, take over what the spheres tell.
+    folder/control.log. adopt: with a ledger that knows nothing of the run, take over what the spheres tell. resume: as
+    in `Settings`; it counts once, whoever is started anew later takes up what was written down.
     """
 
     def __init__(
@@ -43,10 +44,17 @@ class ControlProcess:
         silence_s: float = 5.0,
         log: Path | None = None,
         adopt: bool = False,
+        resume: str = "",
     ) -> None:
         self.folder = Path(folder)
         self._settings = Settings(
-            folder=self.folder, run_id=run_id, tree=tree, listen=listen, silence_s=silence_s, lifeline=True
+            folder=self.folder,
+            run_id=run_id,
+            tree=tree,
+            listen=listen,
+            silence_s=silence_s,
+            lifeline=True,
+            resume=resume,
         )
         self.log = log or self.folder / "control.log"
         self._adopt = adopt
@@ -69,7 +77,7 @@ class ControlProcess:
     def begin_again(self, *, adopt: bool = False) -> None:
         """After its death: another process with the same ledger at the same address. It is bound some time later."""
         self.close()
-        self._settings = replace(self._settings, listen=self.address)
+        self._settings = replace(self._settings, listen=self.address, resume="")
         self.process = _started(self._settings, self.log, adopt=adopt)
 
     def _wait_until_bound(self) -> str:
@@ -150,6 +158,7 @@ def _started(settings: Settings, log: Path, *, adopt: bool) -> subprocess.Popen[
         # The kernel means the thread that forked when it says parent: only the main one lives as long as the process.
         *(["--die-with-parent"] if threading.current_thread() is threading.main_thread() else []),
         *(["--adopt"] if adopt else []),
+        *(["--resume", settings.resume] if settings.resume else []),
         *(f"{key}={value}" for key, value in arguments.items()),
     ]
     with open(log, "ab") as output:

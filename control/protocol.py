@@ -15,14 +15,20 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import msgspec
+
 from .entrance import Enrol
 from .status import Status, Traffic
+from .store import StoreAdd as StoreAdd
+from .store import StoreDelete as StoreDelete
+from .store import StoreGet as StoreGet
+from .store import StoreReply as StoreReply
+from .store import StoreSet as StoreSet
 from .terms import NO_GENERATION as NO_GENERATION
 from .terms import Generation as Generation
 from .terms import How as How
 from .terms import Member as Member
 from .terms import Memory as Memory
-from .terms import Message as Message
 from .terms import Part as Part
 from .terms import Phase as Phase
 from .terms import Position as Position
@@ -30,6 +36,10 @@ from .terms import Record as Record
 from .terms import SaveState as SaveState
 from .terms import Stored as Stored
 from .terms import Wanted as Wanted
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    """What every message shares: the class name is the tag on the wire."""
 
 
 # ---------------------------------------------------------------- spheres to control
@@ -156,15 +166,15 @@ class Ready(Message, frozen=True, kw_only=True):
     in_force: int = 0
     record: Record | None = None
     stored: list[Stored] = []
-    """The checkpoints that can be read here, the newest first; looked for by those who hold no state, and by all where
-    the View says so. One that was found damaged here is left out."""
+    """Checkpoints that can be read here, the newest first, if I hold no state; the one to be restored, if View says."""
 
 
 class Saving(Message, frozen=True, kw_only=True):
     """How far the newest save has come here. Said at each change, by its writers alone.
 
     generation: in which it began; with `version` the save's name. writers: in the order of their parts; the first
-    seals. folder: its name within the folder of all checkpoints. digest: of the weights, with SEALED. why: with FAILED.
+    seals. folder: its name within the folder of all checkpoints. saves: orders for checkpoints that were in force then.
+    digest: of the weights, with SEALED. why: with FAILED.
     """
 
     generation: Generation
@@ -173,6 +183,7 @@ class Saving(Message, frozen=True, kw_only=True):
     folder: str
     writers: list[int]
     state: SaveState
+    saves: int = 0
     part: Part | None = None
     digest: str = ""
     manifest_sha256: str = ""
@@ -211,40 +222,6 @@ class Failed(Message, frozen=True, kw_only=True):
     detail: str = ""
 
 
-class StoreSet(Message, frozen=True, kw_only=True):
-    """Rendezvous of torch's groups: put `value` under `key`. Keys belong to a generation and go with it."""
-
-    generation: Generation
-    request: int
-    key: str
-    value: bytes
-
-
-class StoreGet(Message, frozen=True, kw_only=True):
-    """Answered with StoreReply once every key exists; the asker keeps the deadline."""
-
-    generation: Generation
-    request: int
-    keys: list[str]
-    peek: bool = False
-    """True: answer at once, `found` says whether all exist."""
-
-
-class StoreAdd(Message, frozen=True, kw_only=True):
-    """Add to an integer kept as decimal text; the reply holds the new value."""
-
-    generation: Generation
-    request: int
-    key: str
-    amount: int
-
-
-class StoreDelete(Message, frozen=True, kw_only=True):
-    generation: Generation
-    request: int
-    key: str
-
-
 # ---------------------------------------------------------------- control to spheres
 class Welcome(Message, frozen=True, kw_only=True):
     """You are sphere `sphere` of this run."""
@@ -274,8 +251,8 @@ class View(Message, frozen=True, kw_only=True):
     members: list[Member]
     orders: list[Wanted] = []
     """All orders so far, in number order."""
-    restoring: bool = False
-    """Say in Ready which checkpoints can be read here: one is about to be restored."""
+    restoring: str | None = None
+    """About to be restored; empty: the newest. Say in Ready, once all of it was hashed, whether it can be read."""
     word: str = ""
     """Larders hand the state of this generation to who knows it: its members. Empty in a run without keys."""
 
@@ -303,8 +280,7 @@ class Go(Message, frozen=True, kw_only=True):
     load: Stored | None = None
     """For LOAD: this checkpoint; None: that of version 0."""
     save: str | None = None
-    """The next version that can be saved is, under this name (empty: its version's): a save was lost with the
-    generation before, or is ordered. None: nothing is."""
+    """The next version that can be is to be saved, under this name (empty: its own): one was lost, or is ordered."""
 
 
 class Tick(Message, frozen=True, kw_only=True):
@@ -352,12 +328,6 @@ class End(Message, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class StoreReply(Message, frozen=True, kw_only=True):
-    request: int
-    found: bool = True
-    values: list[bytes] = []
-
-
 # ---------------------------------------------------------------- clients and control
 class Ask(Message, frozen=True, kw_only=True):
     """A client's question or order. A repeated `request` id is answered again and acts once.
@@ -382,10 +352,12 @@ class Answer(Message, frozen=True, kw_only=True):
     status: Status | None = None
     number: int | None = None
     version: int | None = None
+    checkpoint: str = ""
+    """The folder of the checkpoint that was ordered, once it is whole."""
 
 
 class Event(Message, frozen=True, kw_only=True):
-    """One line of the run's story, to clients that watch. kind: row, sphere, generation, order, state, end."""
+    """A line of the run's story, to who watches. kind: row, sphere, generation, order, checkpoint, state, end."""
 
     kind: str
     text: str

@@ -7,7 +7,7 @@ from typing import Any
 
 from .apply import apply
 from .config import Settings
-from .events import Event
+from .events import Event, Resumed
 from .ledger import Ledger
 from .state import Seat, State, Told
 from .totals import Account
@@ -25,7 +25,9 @@ def recalled(ledger: Ledger, settings: Settings, now_s: float) -> State:
         began_s=now_s,
         remembers=True,  # Also what an earlier control was told in place of its ledger counts.
     )
-    for event in ledger.facts():
+    facts = list(ledger.facts())
+    resumed = max((place for place, event in enumerate(facts) if isinstance(event, Resumed)), default=0)
+    for event in facts[resumed:]:  # what was before had another tree
         state = apply(state, _at(event, now_s))
     totals = ledger.totals()
     seats = {sphere: _away(seat, totals, now_s) for sphere, seat in state.seats.items()}

@@ -23,6 +23,16 @@ TOTALS = "totals"
 
 UNFINISHED = "unfinished"
 
+ON_THE_WAY = """NOT EXISTS (
+    SELECT 1 FROM versions AS newer WHERE newer.lineage > versions.lineage AND newer.version < versions.version)
+AND NOT EXISTS (
+    SELECT 1 FROM versions AS older WHERE older.lineage < versions.lineage AND older.version = versions.version
+    AND older.version = (SELECT min(own.version) FROM versions AS own WHERE own.lineage = versions.lineage))"""
+"""The rows that led to the newest. Those of a lineage above the version at which a later one began are history; and the
+version with which that one began has a row of how it was made, in the older one."""
+
+NEWEST_LINEAGE = "SELECT lineage, min(version) FROM versions WHERE lineage = (SELECT max(lineage) FROM versions)"
+
 
 @dataclass(frozen=True)
 class VersionRecord:
@@ -66,6 +76,18 @@ class OrderRecord:
 
 
 @dataclass(frozen=True)
+class CheckpointRecord:
+    """One that was whole on the disk when control heard of it. folder: its name."""
+
+    folder: str
+    version: int
+    lineage: int
+    digest: str
+    manifest_sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class FailureRecord:
     """kind: failed (said so itself), refused, or lost (its connection closed)."""
 
@@ -103,6 +125,11 @@ class RunRecord:
     """By path: sphere, pid, host, address."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Everything that was noted with `Ledger.set`, and what control notes itself."""
+    checkpoints: list[CheckpointRecord] = field(default_factory=list)
+    """All that were ever whole, in order; some are pruned by now."""
+    lineage: int = 0
+    """The newest; `versions` are those that led to it."""
+    lineage_began_at: int = 0
 
     @property
     def totals(self) -> dict[str, Totals]:
@@ -147,6 +174,10 @@ def _read(connection: sqlite3.Connection) -> RunRecord:
     notes = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM run")}
     events = [(kind, json.loads(text)) for kind, text in connection.execute("SELECT kind, json FROM events ORDER BY n")]
     versions = _versions(connection)
+    checkpoints = [_checkpoint(event) for kind, event in events if kind == "CheckpointSaved"]
+    resumed = max((place for place, (kind, _) in enumerate(events) if kind == "Resumed"), default=-1)
+    past, events = events[: resumed + 1], events[resumed + 1 :]
+    lineage, began_at = max(_lineage(past, events), _newest_lineage(connection))
     paths = {event["sphere"]: event["hello"]["path"] for kind, event in events if kind == "SphereCame"}
     closings = {
         paths[event["sphere"]]: msgspec.convert(event["closed"], Closed)
@@ -180,9 +211,9 @@ def _read(connection: sqlite3.Connection) -> RunRecord:
         ],
         closings=closings,
         failures=_failures(events, paths),
-        fingerprint=proof.get("fingerprint") or notes.get("fingerprint", {}),
-        micro_batches=proof.get("micro_batches", notes.get("micro_batches")),
-        max_steps=proof.get("max_steps", notes.get("max_steps")),
+        fingerprint=notes.get("fingerprint") or proof.get("fingerprint", {}),
+        micro_batches=notes.get("micro_batches") or proof.get("micro_batches"),
+        max_steps=notes.get("max_steps") or proof.get("max_steps"),
         spheres={
             event["hello"]["path"]: {"sphere": event["sphere"]}
             | {name: event["hello"].get(name) for name in ("pid", "host", "address")}
@@ -190,13 +221,38 @@ def _read(connection: sqlite3.Connection) -> RunRecord:
             if kind == "SphereCame"
         },
         notes=notes,
+        checkpoints=checkpoints,
+        lineage=lineage,
+        lineage_began_at=began_at,
     )
+
+
+def _checkpoint(event: dict[str, Any]) -> CheckpointRecord:
+    stored = event["stored"]
+    return CheckpointRecord(
+        stored["name"], stored["version"], stored["lineage"], stored["digest"], event["manifest_sha256"], event["bytes"]
+    )
+
+
+def _lineage(past: list[tuple[str, dict[str, Any]]], events: list[tuple[str, dict[str, Any]]]) -> tuple[int, int]:
+    """The newest, and the version at which it began, as facts have it: it may have no row yet."""
+    told = [(event["lineage"], event["origin"]) for kind, event in past if kind == "Resumed"]
+    begun = [event["position"] for kind, event in events if kind == "GenerationBegun" and event.get("load")]
+    newest = max((position[0] for position in begun), default=0)
+    first = [(newest, position[1]) for position in begun if position[0] == newest]
+    return max([(0, 0), *told[-1:], *first[:1]])
+
+
+def _newest_lineage(connection: sqlite3.Connection) -> tuple[int, int]:
+    """The same, as rows have it."""
+    lineage, version = connection.execute(NEWEST_LINEAGE).fetchone()
+    return (lineage, version) if lineage else (0, 0)
 
 
 def _versions(connection: sqlite3.Connection) -> list[VersionRecord]:
     rows = connection.execute(
         'SELECT version, lineage, learning_rate, loss, digest, "check", state, row FROM versions '
-        "ORDER BY lineage, version"
+        f"WHERE {ON_THE_WAY} ORDER BY version"
     )
     return [
         VersionRecord(version, lineage, rate, loss, digest, int(check) if check else None, state, json.loads(text))

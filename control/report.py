@@ -9,6 +9,7 @@ from .delays import slow_link, slowest
 from .epochs import epoch_status
 from .events import (
     Adopted,
+    CheckpointSaved,
     Event,
     EverybodyLeft,
     GenerationBegun,
@@ -16,7 +17,10 @@ from .events import (
     OrderGiven,
     OrderTook,
     Remembered,
+    RestoreRefused,
+    Resumed,
     RunEnded,
+    SaveGivenUp,
     SphereBarred,
     SphereCame,
     SphereExpelled,
@@ -28,15 +32,19 @@ from .events import (
     SphereReturned,
     VersionSettled,
 )
+from .flights import alarm as save_alarm
 from .generations import TAKEOVER_S, is_held, waits_for
 from .protocol import Answer, Ask, Phase, Row
 from .protocol import Event as Story
 from .rollcall import readys_of
-from .state import Seat, State
+from .state import Order, Seat, State
 from .status import EpochStatus, SphereStatus, Status, Throughput, Totals
 from .totals import merged, summed
 from .tree import SphereTree
 from .versions import Pace
+
+LATE = ("checkpoint", "restore")
+"""Orders that are obeyed some time after they are in force."""
 
 
 def status_of(state: State, now_s: float) -> Status:
@@ -78,7 +86,9 @@ def status_of(state: State, now_s: float) -> Status:
         recent=merged(recent.values()),
         slowest=slowest({seat.path: seat.account.laps for seat in state.seats.values()}),
         slow_link=slow_link(totals.round_trips, step_s),
-        alarm=alarm_of(state, now_s),
+        checkpoint=state.saves.last.name if state.saves.last else "",
+        checkpoint_version=state.saves.last.version if state.saves.last else None,
+        alarm=alarm_of(state, now_s) or save_alarm(state, now_s),
     )
 
 
@@ -95,7 +105,8 @@ def alarm_of(state: State, now_s: float) -> str:
         )
     if state.begun is not None and is_held(state, now_s):
         return (
-            "no sphere holds a state and none can read v0.safetensors: put the file back into the run's folder [LW412]"
+            "no sphere holds a state, and none can read a checkpoint or v0.safetensors: put one back into the run's "
+            "folder [LW412]"
         )
     return ""
 
@@ -166,17 +177,23 @@ def tree_text(state: State, now_s: float) -> str:
 def answer_order(state: State, ask: Ask, already: Already | None = None) -> Answer:
     """What a client hears about its order: its number, and the version from which it is in force once that is known."""
     number = already.number if already else state.requests.get(ask.request, 0)
-    version = state.orders[number - 1].version if number else None
     text = already.text if already else f"{ask.what} is order {number}"
+    if number and state.orders[number - 1].what in LATE:
+        late = answer_late(state, ask.request, number)
+        return late or Answer(request=ask.request, ok=True, text=text, number=number)
+    version = state.orders[number - 1].version if number else None
     if version is not None and number:
         text = f"{text}; in force from version {version}"
     return Answer(request=ask.request, ok=True, text=text, number=number or None, version=version)
 
 
 def answer_late(state: State, request: str, number: int) -> Answer | None:
-    """The second answer to an order: it is in force, or the run has ended before; None while neither is so."""
+    """The second answer to an order: it is obeyed, or the run has ended before; None while neither is so."""
     order = state.orders[number - 1]
-    if order.version is not None:
+    done = _come_of(state, request, order)
+    if done is not None:
+        return done
+    if order.version is not None and order.what not in LATE:
         text = f"{order.what} is in force from version {order.version}"
         return Answer(request=request, ok=True, text=text, number=number, version=order.version)
     if state.ended is None:
@@ -185,6 +202,25 @@ def answer_late(state: State, request: str, number: int) -> Answer | None:
     if state.ended.status != "failed" and order.wanted.stopped:
         return Answer(request=request, ok=True, text=end, number=number, version=state.versions.version)
     return Answer(request=request, ok=False, text=f"{order.what}: {end} [LW511]", number=number)
+
+
+def _come_of(state: State, request: str, order: Order) -> Answer | None:
+    """What has come of an order for a checkpoint, or to restore one; None: nothing yet."""
+    number = order.wanted.number
+    if order.what == "checkpoint":
+        result = state.saves.results.get(order.wanted.saves)
+        if result is None:
+            return None
+        if result.version is None:
+            return Answer(request=request, ok=False, text=f"{result.text} [LW608]", number=number)
+        folder, version = result.folder, result.version
+        return Answer(request=request, ok=True, text=result.text, number=number, version=version, checkpoint=folder)
+    if order.what == "restore" and number in state.refusals:
+        return Answer(request=request, ok=False, text=state.refusals[number].text, number=number)
+    if order.what == "restore" and state.restoring != number:
+        text = f"the run goes on from version {order.version}"
+        return Answer(request=request, ok=True, text=text, number=number, version=order.version)
+    return None
 
 
 def story_of(before: State, event: Event, after: State) -> Story | None:
@@ -223,6 +259,14 @@ def story_of(before: State, event: Event, after: State) -> Story | None:
             return Story(kind="generation", text=f"generation {generation}: roll call of {len(members)} spheres")
         case GenerationBegun(generation=generation, position=position):
             return Story(kind="generation", text=f"generation {generation} begins at version {position.version}")
+        case CheckpointSaved(stored=stored):
+            return Story(kind="checkpoint", text=f"checkpoint {stored.name} is whole, of version {stored.version}")
+        case SaveGivenUp(version=version, text=text):
+            return Story(kind="checkpoint", text=f"the checkpoint of version {version} is given up: {text}")
+        case RestoreRefused(text=text):
+            return Story(kind="order", text=text)
+        case Resumed(tree=tree):
+            return Story(kind="state", text=f"the run goes on, on the tree {tree}")
         case OrderGiven(wanted=wanted, what=what):
             rate = f" {wanted.learning_rate}" if what == "set_learning_rate" else ""
             return Story(kind="order", text=f"order {wanted.number}: {what}{rate}")

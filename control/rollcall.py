@@ -8,10 +8,12 @@ those behind are at most one transition away with the sums in hand, or fetch the
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from .deal import deal
 from .events import GenerationBegun
-from .protocol import How, Position, Ready
+from .flights import owed
+from .protocol import How, Position, Ready, Stored
 from .state import State
 
 Readys = dict[int, Ready]
@@ -27,9 +29,18 @@ def readys_of(state: State) -> Readys | None:
 
 def begun(state: State, readys: Readys) -> GenerationBegun | str | None:
     """The generation's beginning; a sentence if the run can't go on; None while control has to wait."""
+    if is_called_to_restore(state):
+        return restored(state, readys)
+    if state.called_for is not None and state.begun is not None:
+        return carry_on(state, readys)  # nobody said what else it could read: if it takes that, all are asked again
     if state.begun is None:
-        return found(state, readys)
-    return carry_on(state, readys) or from_v0(state, readys)
+        return (from_disk(state, readys) if state.resumed else None) or found(state, readys)
+    return carry_on(state, readys) or from_disk(state, readys)
+
+
+def is_called_to_restore(state: State) -> bool:
+    """Whether all were asked for the checkpoint that is to be restored: it may have been ordered since."""
+    return state.restoring > 0 and state.called_for == state.orders[state.restoring - 1].text
 
 
 def found(state: State, readys: Readys) -> GenerationBegun | str:
@@ -44,15 +55,25 @@ def found(state: State, readys: Readys) -> GenerationBegun | str:
                 f"{one.name}: its weights at v0 ({ours}) differ from sphere {other.path}'s ({theirs}); "
                 "seed before building the model: torch.manual_seed(config.seed) [LW404]"
             )
+    if state.founded is not None and state.founded != first.digest and state.exact:
+        return (
+            f"the run began with weights of digest {state.founded[:12]}, what would be begun with now has "
+            f"{(first.digest or 'none')[:12]}, and nothing that was saved can be read: it is another run [LW212]"
+        )
+    position = Position(lineage=state.lineage)
+    in_force = _obeyed(state, position) if state.resumed else state.orders_in_view
     return GenerationBegun(
         generation=state.generation,
         members=state.members,
-        position=Position(),
+        position=position,
         deal=deal(range(_micro_batches(state)), spheres, {}),
         how=dict.fromkeys(spheres, How.HERE),
-        in_force=state.orders_in_view,
-        founding=True,
+        in_force=in_force,
+        in_force_at=_in_force_at(state, Position()) if state.resumed else {},
+        known=_known(state, Position()),
+        founding=state.founded is None,
         digest=first.digest,
+        save=owed(state, position, in_force),
     )
 
 
@@ -61,7 +82,11 @@ def carry_on(state: State, readys: Readys) -> GenerationBegun | None:
 
     The line is the members of the last running generation, as far as an agreed row does not contradict them.
     """
-    sound = {s: ready for s, ready in readys.items() if ready.holds_state and not _contradicted(state, ready)}
+    sound = {
+        sphere: ready
+        for sphere, ready in readys.items()
+        if ready.holds_state and ready.position.lineage >= state.lineage and not _contradicted(state, ready)
+    }
     line = {sphere: ready for sphere, ready in sound.items() if sphere in state.line()} or sound
     if not line:
         return None
@@ -79,6 +104,7 @@ def carry_on(state: State, readys: Readys) -> GenerationBegun | None:
             how[sphere] = How.RECORD if ready.has_sums or stays else How.FETCH
     keep, kept = _disjoint({sphere: readys[sphere].done for sphere in there})
     workers = [sphere for sphere in readys if how[sphere] is not How.FETCH]
+    in_force = max(_obeyed(state, position), *(readys[sphere].in_force for sphere in there))
     dealt = deal(_missing(range(_micro_batches(state)), kept), workers, state.wanted.paces)
     return GenerationBegun(
         generation=state.generation,
@@ -89,20 +115,66 @@ def carry_on(state: State, readys: Readys) -> GenerationBegun | None:
         keep=keep,
         donors=donors(state, how),
         record=record,
-        in_force=max(_obeyed(state, position), *(readys[sphere].in_force for sphere in there)),
+        in_force=in_force,
         in_force_at=_in_force_at(state, position),
         known=_known(state, position),
         digest=readys[there[0]].digest,
+        save=owed(state, position, in_force),
     )
 
 
-def from_v0(state: State, readys: Readys) -> GenerationBegun | None:
-    """All holders are gone: the checkpoint of last resort, by whoever can read it; None if nobody can."""
-    readers = [sphere for sphere, ready in readys.items() if ready.has_v0]
+def from_disk(state: State, readys: Readys) -> GenerationBegun | None:
+    """All holders are gone: the newest checkpoint, by whoever can read it, at last that of version 0; None if nobody
+    can read any."""
+    found = [stored for ready in readys.values() for stored in ready.stored if _is_on_the_way(state, stored)]
+    newest = max(found, key=lambda stored: (stored.version, stored.lineage, stored.name), default=None)
+    if newest is not None:
+        begins = _loaded(state, readys, newest)
+        return _of_a_lineage_of_its_own(state, begins) if state.begun is None and state.anew else begins
+    readers = {sphere for sphere, ready in readys.items() if ready.has_v0}
     if not readers:
         return None
-    position = Position(lineage=state.begun.position.lineage if state.begun else 0)
+    return _replayed(state, readys, Position(lineage=state.lineage), readers, state.founded)
+
+
+def restored(state: State, readys: Readys) -> GenerationBegun | None:
+    """By order back to a checkpoint, whoever holds what: a lineage begins there. None if nobody can read it."""
+    found = [stored for ready in readys.values() for stored in ready.stored]
+    chosen = max(found, key=lambda stored: (stored.lineage, stored.version, stored.name), default=None)
+    if chosen is None:
+        return None
+    return _of_a_lineage_of_its_own(state, _loaded(state, readys, chosen))
+
+
+def _of_a_lineage_of_its_own(state: State, begins: GenerationBegun) -> GenerationBegun:
+    """Nothing is made again: what was made above is left, and all that was ordered so far holds."""
+    position = Position(lineage=state.lineage + 1, version=begins.position.version)
+    number = len(state.orders)
+    save = owed(state, position, number)
+    return replace(begins, position=position, in_force=number, in_force_at={}, known=-1, save=save)
+
+
+def _is_on_the_way(state: State, stored: Stored) -> bool:
+    """Whether the run has come from this checkpoint, and not from one that it has left by a restore."""
+    if stored.lineage != state.lineage and not (stored.lineage < state.lineage and stored.version <= state.origin):
+        return False
+    row = state.versions.row(stored.version)
+    agreed = row is not None and stored.version <= state.versions.agreed and row.lineage == stored.lineage
+    return not (agreed and row is not None and row.digest not in (None, stored.digest) and state.exact)
+
+
+def _loaded(state: State, readys: Readys, stored: Stored) -> GenerationBegun:
+    readers = {sphere for sphere, ready in readys.items() if stored in ready.stored}
+    position = Position(lineage=state.lineage, version=stored.version)
+    return replace(_replayed(state, readys, position, readers, stored.digest), load=stored)
+
+
+def _replayed(
+    state: State, readys: Readys, position: Position, readers: set[int], digest: str | None
+) -> GenerationBegun:
+    """All from this position, which these can read from the disk; what was made above it is made again."""
     how = {sphere: How.LOAD if sphere in readers else How.FETCH for sphere in readys}
+    in_force = _obeyed(state, position)
     return GenerationBegun(
         generation=state.generation,
         members=state.members,
@@ -110,10 +182,12 @@ def from_v0(state: State, readys: Readys) -> GenerationBegun | None:
         deal=deal(range(_micro_batches(state)), list(readys), {}),
         how=how,
         donors=donors(state, how),
-        in_force=_obeyed(state, position),
+        in_force=in_force,
         in_force_at=_in_force_at(state, position),
         known=_known(state, position),
-        digest=state.founded,
+        founding=state.founded is None and state.begun is None,
+        digest=digest,
+        save=owed(state, position, in_force),
     )
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
 from dataclasses import replace
 
 from . import points
@@ -30,6 +29,7 @@ from .admit import (
     superseded,
 )
 from .apply import apply
+from .clock import AwakeClock
 from .config import Settings
 from .crash import here
 from .door import Arrived, Door
@@ -37,11 +37,13 @@ from .errors import LedgerError
 from .events import (
     DURABLE,
     Event,
+    GenerationBegun,
     GenerationProposed,
     Remembered,
     RunEnded,
     Sent,
     SphereLost,
+    SphereProved,
     SphereRefused,
     SphereReported,
     SphereReturned,
@@ -50,7 +52,7 @@ from .guard import Guard
 from .journal import Journal
 from .keys import Keys
 from .ledger import Ledger
-from .membership import of_revoked, speaks_for_itself
+from .membership import differences, of_revoked, speaks_for_itself
 from .plan import Decide, Send, plan
 from .protocol import (
     Answer,
@@ -78,22 +80,6 @@ TURN_S = 0.1
 NOTE_EVERY_S = 2.0
 FENCED = 3
 """The exit code of a control that must not act for its run."""
-LATE_S = 0.5
-"""A turn that took longer counts as so much: control itself was asleep, nobody else was silent."""
-
-
-class AwakeClock:
-    """Seconds in which this process was awake."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._awake = 0.0
-
-    def now_s(self) -> float:
-        now = time.monotonic()
-        self._awake += min(now - self._last, LATE_S)
-        self._last = now
-        return self._awake
 
 
 class Server:
@@ -190,6 +176,9 @@ class Server:
     def _happen(self, event: Event, now_s: float) -> None:
         """One fact: applied, written, and told at the next flush. Raises LedgerError with the fact applied."""
         before, self.state = self.state, apply(self.state, event)
+        if isinstance(event, SphereProved) and before.proof is None and before.former:
+            for sentence in differences(before.former, event.proof.fingerprint):
+                log.warning("%s", sentence)
         story = story_of(before, event, self.state)
         if isinstance(event, GenerationProposed):
             self.rendezvous.begin(event.generation)
@@ -197,6 +186,8 @@ class Server:
             if story.kind != "row" or (story.row is not None and story.row.skipped):
                 log.info("%s", story.text)
             self.watchers.tell(story, self.state, now_s)
+        if isinstance(event, GenerationBegun) and self.state.lineage > before.lineage:
+            self.journal.cut_back(event.position.version)  # before the ledger: whoever dies here finds all lines again
         if self._ledger_broke or not isinstance(event, DURABLE) or (isinstance(event, SphereLost) and before.ended):
             return
         if isinstance(event, SphereReported):

@@ -12,8 +12,9 @@ import enum
 from dataclasses import dataclass, field
 
 from .errors import IllegalMove
-from .events import GenerationBegun, RunEnded
-from .protocol import NO_GENERATION, Beat, Closed, Failed, Generation, Hello, Member, Proof, Ready, Wanted
+from .events import GenerationBegun, RestoreRefused, RunEnded
+from .protocol import NO_GENERATION, Beat, Closed, Failed, Generation, Hello, Member, Proof, Ready, Saving, Wanted
+from .saves import Key, Saves
 from .totals import Account
 from .versions import Versions
 
@@ -64,6 +65,9 @@ class Told:
     order_s: float = 0.0
     tick: int = 0
     tick_s: float = float("-inf")
+    seal: Key | None = None
+    seal_s: float = 0.0
+    save_over: Key | None = None
     over: bool = False
 
 
@@ -79,6 +83,7 @@ class Seat:
     proof: Proof | None = None
     beat: Beat | None = None
     ready: Ready | None = None
+    saving: Saving | None = None
     closed: Closed | None = None
     failed: Failed | None = None
     refused: str = ""
@@ -130,11 +135,12 @@ class Seat:
 
 @dataclass(frozen=True)
 class Order:
-    """An order given, and the version from which it is in force (None: not yet)."""
+    """An order given, and the version from which it is in force (None: not yet). text: what a restore names."""
 
     wanted: Wanted
     what: str
     version: int | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,8 @@ class State:
     """The newest proposed."""
     members: tuple[Member, ...] = ()
     proposed_s: float = 0.0
+    called_for: str | None = None
+    """The checkpoint that the newest generation was called to restore; None: none."""
     orders_in_view: int = 0
     begun: GenerationBegun | None = None
     """The running one: the last that was told to go."""
@@ -174,6 +182,20 @@ class State:
     broken: int = 0
     """Generations in a row that broke before they made a version, though nobody was lost."""
     versions: Versions = field(default_factory=Versions)
+    saves: Saves = field(default_factory=Saves)
+    restoring: int = 0
+    """The order to restore that is not obeyed yet; 0: none."""
+    refusals: dict[int, RestoreRefused] = field(default_factory=dict)
+    """Orders to restore that could not be obeyed, and why."""
+    lineage: int = 0
+    origin: int = 0
+    """The version at which this lineage began; what is saved of an older one counts up to there."""
+    resumed: bool = False
+    """It was begun before, with other processes."""
+    anew: bool = False
+    """Then: a lineage of its own begins where it goes on."""
+    former: dict[str, str] = field(default_factory=dict)
+    """The fingerprint of those."""
     ended: RunEnded | None = None
     secret: bytes = field(default=b"", repr=False)
     """What the words of generations are made from; empty in a run without keys."""

@@ -185,5 +185,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     recent: Totals = Totals()
     slowest: Waited | None = None
     slow_link: Link | None = None
+    checkpoint: str = ""
+    """The folder of the newest whole checkpoint that control knows of."""
+    checkpoint_version: int | None = None
     alarm: str = ""
     """What somebody should look at; empty if all is well."""

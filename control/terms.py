@@ -13,10 +13,6 @@ Generation: TypeAlias = tuple[int, int]
 NO_GENERATION: Generation = (0, 0)
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
-    """What every message shares: the class name is the tag on the wire."""
-
-
 class Position(msgspec.Struct, frozen=True, array_like=True, order=True):
     """Where a sphere stands. Compared as a tuple: a restore opens a lineage, a closing tail agrees on a version without
     a step, an attempt repeats a step."""

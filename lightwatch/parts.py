@@ -91,10 +91,11 @@ def pieces_of(forms: dict[str, Form]) -> list[Piece]:
     ]
 
 
-def share_of(snapshot: Snapshot, index: int = 0, count: int = 1) -> Share:
+def share_of(snapshot: Snapshot, index: int = 0, count: int = 1, over: Share | None = None) -> Share:
     """Copy share number `index` of `count`: about as many bytes as each other one. Blocks for that one copy.
 
-    Raises ConfigError for a tensor that no file can hold.
+    over: a share that nobody needs any more. Its memory becomes the new one's where it fits: a copy into memory that
+    the system has yet to give takes three times as long. Raises ConfigError for a tensor that no file can hold.
     """
     forms = forms_of(snapshot.tensors)
     pieces = pieces_of(forms)
@@ -105,11 +106,18 @@ def share_of(snapshot: Snapshot, index: int = 0, count: int = 1) -> Share:
         if before * count // whole == index or (before == whole and index == count - 1):
             own[piece.name] = (own.get(piece.name, (piece.begin, 0))[0], piece.end)
         before += size
+    gone = over.held if over else {}
     held = {
-        name: (begin, snapshot.tensors[name].detach().reshape(-1)[begin:end].to("cpu", copy=True))
+        name: (begin, _copied(snapshot.tensors[name].detach().reshape(-1)[begin:end], *gone.get(name, ())[1:]))
         for name, (begin, end) in own.items()
     }
     return Share(forms, copy.deepcopy(snapshot.facts), held)
+
+
+def _copied(flat: Tensor, memory: Tensor | None = None) -> Tensor:
+    if memory is not None and (memory.dtype, memory.shape) == (flat.dtype, flat.shape):
+        return memory.copy_(flat)
+    return flat.to("cpu", copy=True)
 
 
 def write_part(share: Share, folder: Path, name: str, passing: Callable[[str], object] = lambda _: None) -> WrittenFile:

@@ -3,7 +3,8 @@
 Laws
   1. A save that can't be finished is given up and cleaned away; training goes on, and the next one is tried as if
      nothing had been. The first of a row of failures is a warning, the others are only counted.
-  2. What is in flight was copied: whatever happens to the training meanwhile changes no byte of it.
+  2. What is in flight was copied: whatever happens to the training meanwhile changes no byte of it. The copy's memory
+     is kept for the next one.
   3. A checkpoint may have several writers. Each writes its part; the first, once all parts are on the disk, the
      manifest. Nobody waits for the others but in the thread.
 """
@@ -130,6 +131,7 @@ class Saver:
         self._most = most
         self._passing = passing
         self._thread: threading.Thread | None = None
+        self._share: Share | None = None
         self._done: deque[Saved] = deque()
 
     @property
@@ -150,7 +152,7 @@ class Saver:
         writers = writers or Single()
         version = int(about["version"])
         path = named_folder(self.folder, name) if name else step_folder(self.folder, version, self._run)
-        share = share_of(snapshot, writers.index, writers.count)
+        share = self._share = share_of(snapshot, writers.index, writers.count, self._share)
         writers.begun(path.name)
         self._thread = threading.Thread(target=self._save, args=(share, path, about, writers), name="checkpoint")
         self._thread.start()

@@ -137,7 +137,7 @@ class Saving:
     def _save(self) -> None:
         position, name = self._stepper.place.position, self._owed
         self._left_out, self._owed, self._last = 0, None, position.version
-        writers = self._sync.writers(position.lineage, position.version)
+        writers = self._sync.writers(position, self._heard.saves)
         if writers is None:
             return
         try:
@@ -145,6 +145,8 @@ class Saving:
         except Exception as error:  # an optimizer's state that no file can hold, memory that is out: training goes on
             log.warning("version %d is not saved: %s", position.version, told(error))
             self._last = -1
+            writers.failed(told(error))
+            writers.over()
 
     def _about(self) -> dict[str, Any]:
         self._data = self._data or self._units.data.fingerprint

@@ -191,8 +191,8 @@ class Sync(Protocol):
     def next_order(self, in_force: Wanted) -> Wanted:
         """Block until there is an order after this one. While paused orders take effect on arrival, in number order."""
 
-    def writers(self, lineage: int, version: int) -> Writers | None:
-        """Who writes the checkpoint that is due now; None if this process is none of them."""
+    def writers(self, position: Position, saves: int) -> Writers | None:
+        """Who writes the checkpoint that is due here; None if this process is none of them. saves: ordered so far."""
 
     def progress(self, position: Position, phase: str, done: int = 0, dealt: int = 0) -> None:
         """Say where this sphere is (phase: computing, reducing, paused): cheap, never blocks."""
@@ -284,7 +284,7 @@ class Alone:
                 self._changed.wait(1.0)  # a signal handler's order may fall just before the wait
             return self._orders[in_force.number + 1]
 
-    def writers(self, lineage: int, version: int) -> Writers | None:
+    def writers(self, position: Position, saves: int) -> Writers | None:
         return Single()
 
     def progress(self, position: Position, phase: str, done: int = 0, dealt: int = 0) -> None:

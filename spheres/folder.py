@@ -17,7 +17,7 @@ from lightwatch.checkpoint import load_snapshot, save_snapshot
 from lightwatch.checkpoints import checkpoints_in
 from lightwatch.config import TrainingConfig
 from lightwatch.errors import ConfigError, DataError
-from lightwatch.manifest import Manifest, read_manifest
+from lightwatch.manifest import Manifest, read_manifest, refuse_damaged
 from lightwatch.parts import read_state
 from lightwatch.saver import Home
 from lightwatch.saving import differences
@@ -73,6 +73,19 @@ class Folder:
             if manifest is not None and manifest.run == self._run
         ]
         return [each for each in found if each not in self._refused][:STORED_MOST]
+
+    def whole(self, name: str) -> list[Stored]:
+        """The checkpoint of this name, or the newest one (empty), if every byte of it is what was written: reads it."""
+        for each in self.stored():
+            path = self._checkpoints / each.name
+            if name not in ("", each.name):
+                continue
+            try:
+                refuse_damaged(path, read_manifest(path))
+                return [each]
+            except DataError as error:
+                log.warning("passed over: %s", error)
+        return []
 
     def read(self, stored: Stored) -> Snapshot:
         """The state in this checkpoint, every byte of it checked. Raises DataError if it is not what was written, and

@@ -138,7 +138,8 @@ class TreeSync:
                 continue  # left out of it: frozen until there is one for this sphere too
             if self.first and not self._holds_state and standing.position == Position() and not self._folder.has_v0():
                 self._folder.write_v0(standing.snapshot())
-            stored = self._folder.stored() if view.restoring or not self._holds_state else ()
+            stored = self._folder.stored() if not self._holds_state else []
+            stored = stored if view.restoring is None else self._folder.whole(view.restoring)
             has_v0 = self._folder.has_v0()
             self._link.send(
                 ready_of(view.generation, standing, holds_state=self._holds_state, has_v0=has_v0, stored=stored)
@@ -311,9 +312,9 @@ class TreeSync:
         self._link.stand(in_force=in_force.number + 1)
         return self.wanted(in_force.number + 1)
 
-    def writers(self, lineage: int, version: int) -> TreeWriters | None:
+    def writers(self, position: Position, saves: int) -> TreeWriters | None:
         assert self._view is not None
-        return self.saves.begin(self._view, lineage, version)
+        return self.saves.begin(self._view, position, saves)
 
     def _order_or_newer(self, number: int, heard: Heard) -> bool | None:
         return heard.seen >= number or heard.ends(self._generation) or None

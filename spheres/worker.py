@@ -65,11 +65,8 @@ def main(
         configured=lambda config: job.write_config(run_dir, config, run) if script else None,
     )
     sync = TreeSync(link, run_id, silence_s, larder=larder, folder=folder, pulse=pulse)
-    sync.saves = Saves(link, run.control.checkpoint_at)
-    sections = ("control",) if script else ("model", "data", "control")
-    sync.home = Home(run_dir, run_id, run.control.tree, {name: asdict(getattr(run, name)) for name in sections})
-    if profile:
-        sync.trace = Trace(run_dir / "profile", path)
+    sync.saves, sync.home = Saves(link, run.control.checkpoint_at), _home(run_dir, run_id, run, bool(script))
+    sync.trace = Trace(run_dir / "profile", path) if profile else None
     try:
         link.open(OPEN_S if pulse is None else OPEN_SUPERVISED_S)
         seam.current = sync
@@ -96,6 +93,12 @@ def main(
     finally:
         link.close()
         larder.close()
+
+
+def _home(run_dir: Path, run_id: str, run: config.RunConfig, is_script: bool) -> Home:
+    """A script's model and data are its own: the config says nothing of them."""
+    sections = ("control",) if is_script else ("model", "data", "control")
+    return Home(run_dir, run_id, run.control.tree, {name: asdict(getattr(run, name)) for name in sections})
 
 
 def _give_up(link: Link, path: str, error: Exception) -> int:

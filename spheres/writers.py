@@ -19,6 +19,7 @@ from control.protocol import Generation, Member, Part, SaveOver, SaveState, Savi
 from lightwatch.errors import LightwatchError
 from lightwatch.manifest import Manifest, WrittenFile
 from lightwatch.saver import SaveLost, Sealing
+from lightwatch.sync import Position
 
 from .link import Link
 from .state import Heard
@@ -45,15 +46,17 @@ def _host(path: str) -> str:
 class TreeWriters:
     """One save, as one of its writers sees it. The form on a tree of `lightwatch.saver.Writers`."""
 
-    def __init__(self, link: Link, ids: list[int], generation: Generation, lineage: int, version: int) -> None:
+    def __init__(self, link: Link, ids: list[int], generation: Generation, position: Position, saves: int) -> None:
         self.index = ids.index(link.heard.sphere)
         self.count = len(ids)
         self.mark = f"{generation[0]}.{generation[1]}"
         self._link = link
         self._ids = ids
-        self._key = (generation, version)
-        self._lineage = lineage
+        self._key = (generation, position.version)
+        self._lineage = position.lineage
+        self._saves = saves
         self._folder = ""
+        self._part: Part | None = None
         self._ended = threading.Event()
 
     def begun(self, folder: str) -> None:
@@ -63,14 +66,15 @@ class TreeWriters:
 
     def written(self, part: WrittenFile) -> Sealing | None:
         here("sphere.part_written")
-        self._say(SaveState.WRITTEN, part=Part(name=part.name, bytes=part.bytes, sha256=part.sha256))
+        self._part = Part(name=part.name, bytes=part.bytes, sha256=part.sha256)
+        self._say(SaveState.WRITTEN)
         try:
             told = self._wait(self._seal_or_over)
         except LightwatchError as error:
             raise SaveLost(f"not all parts were on the disk when this sphere left: {error}") from None
         if isinstance(told, SaveOver):
             if not told.kept:
-                raise SaveLost("control gave it up")
+                raise SaveLost("control gave it up [LW608]")
             return None
         assert isinstance(told, Seal)
         here("sphere.before_seal")
@@ -85,7 +89,7 @@ class TreeWriters:
         except LightwatchError:
             return  # it is whole, whether control knows or not
         if not over.kept:
-            raise SaveLost("control gave it up")
+            raise SaveLost("control gave it up [LW608]")
         here("sphere.checkpoint_kept")
 
     def failed(self, why: str) -> None:
@@ -98,11 +102,11 @@ class TreeWriters:
         """Whether nothing more is done for this save here, after so long at most."""
         return self._ended.wait(timeout_s)
 
-    def _say(self, state: SaveState, part: Part | None = None, **facts: str) -> None:
+    def _say(self, state: SaveState, **facts: str) -> None:
         generation, version = self._key
         saving = Saving(
             generation=generation, lineage=self._lineage, version=version, folder=self._folder, writers=self._ids,
-            state=state, part=part, **facts,
+            state=state, saves=self._saves, part=self._part, **facts,
         )  # fmt: skip
         try:
             self._link.send(saving)
@@ -131,12 +135,12 @@ class Saves:
         self._at = at
         self._newest: TreeWriters | None = None
 
-    def begin(self, view: View, lineage: int, version: int) -> TreeWriters | None:
-        """A checkpoint is due; None if others write it."""
+    def begin(self, view: View, position: Position, saves: int) -> TreeWriters | None:
+        """A checkpoint is due; None if others write it. saves: as in control's word Saving."""
         ids = writers_of(view.members, self._at)
         if self._link.heard.sphere not in ids:
             return None
-        self._newest = TreeWriters(self._link, ids, view.generation, lineage, version)
+        self._newest = TreeWriters(self._link, ids, view.generation, position, saves)
         return self._newest
 
     def wait_until_over(self, timeout_s: float) -> None:

@@ -105,6 +105,25 @@ def test_shares_are_about_equal_and_memory_of_their_own() -> None:
     assert all(float(flat.sum()) == 0 for share in shares for _, flat in share.held.values())
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_share_over_another_one_is_what_it_would_be_in_new_memory(count: int, tmp_path: Path) -> None:
+    """Also where a tensor has become another one, or the other share was of another place."""
+    older, newer = state(3), state(4)
+    older.tensors["optimizer.half"] = torch.zeros(7)
+    older.tensors["optimizer.wide"] = torch.zeros(2).double()
+    for index in range(count):
+        over = share_of(older, (index + 1) % count, count)
+        one, other = share_of(newer, index, count, over), share_of(newer, index, count)
+        assert write_part(one, tmp_path, "part") == write_part(other, tmp_path, "part")
+
+
+def test_a_share_takes_the_memory_of_one_that_is_over() -> None:
+    """A training asks the system for a copy's memory once, not at each save."""
+    first = share_of(state(3))
+    second = share_of(state(4), over=first)
+    assert all(second.held[name][1] is flat for name, (_, flat) in first.held.items())
+
+
 def test_a_part_is_a_file_that_the_safetensors_library_reads(tmp_path: Path) -> None:
     """One writer's part has each tensor under its own name, in its own shape."""
     snapshot = state()

@@ -17,7 +17,7 @@ from .kept import Kept
 from .processes import Child, is_stopped, last_line, spoken_end, start_child
 from .record import is_over
 from .rows import Tail
-from .settings import Settings
+from .settings import Point, Settings
 from .signals import Signals
 from .verdict import Do, Ended, Seen, decide
 from .view import View
@@ -30,6 +30,11 @@ STOPPED_MOST_S = 3.0
 DONE, FAILED, USAGE = FINAL = (0, 1, 2)
 
 log = logging.getLogger("lightwatch.launch")
+
+
+def _resume_of(point: Point | None) -> str:
+    """How control is to go on."""
+    return "" if point is None else "on" if point.lineage is None else "anew"
 
 
 @dataclass
@@ -114,7 +119,7 @@ class Launch:
                 listen=of.listen,
                 silence_s=of.silence_s,
                 log=self._folder.log("control"),
-                resume=self._settings.point is not None,
+                resume=_resume_of(self._settings.point),
             )
         except NoAnswer as error:
             raise LightwatchError(str(error)) from None

@@ -93,6 +93,10 @@ def spoken_status(found: Status) -> str:
     if found.epoch is not None and found.epoch.micro_batches:
         lines.append(spoken_epoch(found.epoch))
     lines += spoken_progress(found.progress)
+    if found.checkpoint:
+        lines.append(f"newest checkpoint {found.checkpoint}, of version {found.checkpoint_version}")
+    if found.alarm:
+        lines.append(f"alarm: {found.alarm}")
     if found.reason:
         lines.append(found.reason)
     lines += spoken_costs(found)

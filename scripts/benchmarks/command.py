@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from lightwatch.files import write_whole
 
-from . import bookkeeping, ddp_tree, start, sums, thin_link
+from . import bookkeeping, checkpoint, ddp_tree, start, sums, thin_link
 from .figures import ENOUGH_RUNS, ENOUGH_STEPS, Figure, NotRun, as_json, table
 from .machine import machine
 from .plan import Plan
@@ -25,6 +25,7 @@ ROWS: dict[int, Callable[[Plan], list[Figure]]] = {
     2: sums.measure,
     3: ddp_tree.measure,
     4: thin_link.measure,
+    5: checkpoint.measure,
     7: start.measure,
 }
 
@@ -38,9 +39,11 @@ Measure how fast lightwatch is, and hold the figures against their bars.
   3  2 spheres against torch's DDP with 2 processes: same model, data, global batch, threads
   4  2 x 2 spheres on two hosts with a link of 200 Mbit/s against DDP with 4 processes: step time, bytes over the link
      (network namespaces, so root, and `ip` and `tc` of Debian's iproute2; Linux)
+  5  checkpoints of one process: how long a save holds the training up beyond one copy of the state, beside DCP's
+     async_save and torch.save; how fast it writes, against `dd` with fsync
   7  start: `lightwatch --help`, control ready, `lightwatch train` with 4 spheres to its first step
 
-Rows 5 (checkpoints) and 6 (control with many spheres) are not here yet.
+Row 6 (control with many spheres) is not here yet.
 
 Ours and the peer run in turns on the same work, in fresh processes of one thread. A figure is the median over the
 runs, with the least and the greatest of them; a bar holds for the median. A row that can't run here is listed with the

@@ -16,7 +16,7 @@ class Figure:
     """One thing measured. runs: a value for each run, each of ours against the peer's run beside it.
 
     ours, peer: medians in `side_unit`, what the value was made of; None where there is no such side.
-    bar: the most that `value` may be; None: shown for comparison. goal: what it shall come to.
+    bar: the most that `value` may be, or the least if `least`; None: shown for comparison. goal: what it shall come to.
     """
 
     row: int
@@ -29,6 +29,7 @@ class Figure:
     peer: float | None = None
     side_unit: str = ""
     peer_name: str = ""
+    least: bool = False
 
     @property
     def value(self) -> float:
@@ -43,7 +44,9 @@ class Figure:
     @property
     def met(self) -> bool | None:
         """Whether the median keeps to the bar; None without one."""
-        return None if self.bar is None else self.value <= self.bar
+        if self.bar is None:
+            return None
+        return self.value >= self.bar if self.least else self.value <= self.bar
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,15 @@ def _cells(figure: Figure) -> tuple[str, ...]:
         _side(figure.peer, " ".join(filter(None, [figure.side_unit, figure.peer_name]))),
         f"{number(figure.value)} {figure.unit}".rstrip(),
         f"{number(low)} to {number(high)}",
-        "" if figure.bar is None else f"<= {figure.bar:g}" + (f" ({figure.goal:.2f})" if figure.goal else ""),
+        _bar(figure),
         {True: "yes", False: "NO", None: ""}[figure.met],
     )
+
+
+def _bar(figure: Figure) -> str:
+    if figure.bar is None:
+        return ""
+    return f"{'>=' if figure.least else '<='} {figure.bar:g}" + (f" ({figure.goal:.2f})" if figure.goal else "")
 
 
 def _side(value: float | None, unit: str) -> str:

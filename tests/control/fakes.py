@@ -121,9 +121,11 @@ class FakeSphere:
 
     def ready_now(self, digest: str | None = "d0", version: int = 0, **fields: object) -> None:
         """To the View that was heard last."""
-        position = Position(version=version)
-        ready = Ready(generation=self.generation, position=position, holds_state=True, digest=digest)
-        self.say(msgspec.structs.replace(ready, **fields))
+        self.say(msgspec.structs.replace(self.held(digest), position=Position(version=version), **fields))
+
+    def held(self, digest: str | None) -> Ready:
+        """What it answers at version 0."""
+        return Ready(generation=self.generation, position=Position(), holds_state=True, digest=digest)
 
     def go(self) -> Go:
         return self.expect(Go)

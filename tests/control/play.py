@@ -29,11 +29,14 @@ from control.protocol import (
     Generation,
     Go,
     Hello,
+    Part,
     Phase,
     Position,
     Proof,
     Ready,
     Row,
+    SaveState,
+    Saving,
     ToSphere,
 )
 from control.state import State
@@ -164,6 +167,25 @@ class Play:
         row = Row(generation=self.generation, version=version, check=check)
         return self.say(path, msgspec.structs.replace(row, **fields))
 
+    def save(self, path: str, state: SaveState, version: int = 5, **fields: object) -> bool:
+        """A writer's word of a save; all members write, each a part of its own."""
+        name = f"{version}-{path}"
+        sealed = state is SaveState.SEALED
+        saving = Saving(
+            generation=self.generation,
+            lineage=self.state.lineage,
+            version=version,
+            folder=f"step-{version}",
+            writers=[member.sphere for member in self.state.members],
+            state=state,
+            saves=self.state.wanted.saves,
+            part=Part(name=name, bytes=100, sha256=f"h{name}") if sealed or state is SaveState.WRITTEN else None,
+            digest=f"d{version}" if sealed else "",
+            manifest_sha256="m5" if sealed else "",
+            why="the disk is full [LW601]" if state is SaveState.FAILED else "",
+        )
+        return self.say(path, msgspec.structs.replace(saving, **fields))
+
     def close(self, path: str, version: int = 10, digest: str = "d", reason: str = "completed") -> bool:
         return self.say(path, Closed(generation=self.generation, version=version, digest=digest, reason=reason))
 
@@ -177,9 +199,9 @@ class Play:
         self.happen(SphereLost(sphere=seat.sphere, at_s=self.now_s))
         self.settle()
 
-    def order(self, what: str, value: float | None = None, request: str = "") -> str:
+    def order(self, what: str, value: float | None = None, request: str = "", text: str = "") -> str:
         """Why it was refused, or that it was given already, or nothing."""
-        event = admit_order(self.state, Ask(request=request, what=what, value=value))
+        event = admit_order(self.state, Ask(request=request, what=what, value=value, text=text))
         if isinstance(event, OrderGiven):
             self.happen(event)
             self.settle()

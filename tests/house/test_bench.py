@@ -12,8 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from scripts.benchmarks import hosts
+from lightwatch import GPTConfig
+from scripts.benchmarks import hosts, saves
+from scripts.benchmarks.checkpoint import Run as SavingRun
+from scripts.benchmarks.checkpoint import Written, figures_of
 from scripts.benchmarks.figures import Figure, NotRun, paired, table
 from scripts.benchmarks.processes import Cannot, module
 from scripts.benchmarks.turns import alternate
@@ -71,6 +75,13 @@ def test_a_bar_holds_for_the_median_alone(runs: tuple[float, ...], met: bool) ->
     """One bad run doesn't break it, one good one doesn't save it; a figure without a bar has no verdict."""
     assert Figure(2, "x", "times", runs, bar=1.03).met is met
     assert Figure(2, "x", "times", runs).met is None
+
+
+def test_a_bar_may_be_the_least_that_a_figure_is_allowed() -> None:
+    """A rate has one: what is above it is well, and the table shows which way it points."""
+    assert Figure(5, "x", "%", (70.0,), bar=70, least=True).met is True
+    assert Figure(5, "x", "%", (69.9,), bar=70, least=True).met is False
+    assert ">= 70  NO" in table([Figure(5, "x", "%", (12.0,), bar=70, least=True)], [])
 
 
 def test_the_table_shows_every_figure_and_every_row_that_was_not_run() -> None:
@@ -131,6 +142,56 @@ def test_a_side_that_ends_early_is_a_sentence(tmp_path: Path) -> None:
         alternate([command], tmp_path, turns=1, steps=1, warm_up=1)
 
 
+# ------------------------------------------------------------ saves
+
+
+def test_a_pause_is_counted_beyond_one_copy_and_a_rate_against_the_same_bytes() -> None:
+    """Turn by turn, so a machine that is slow for one turn is slow for both sides of it; seconds in, percent out."""
+    random = np.random.default_rng(2)
+    plain = random.uniform(0.5, 5.0, size=9)
+    save, dcp, copy = plain * 1.04 + 0.01, plain + 0.03, np.full(9, 0.01)
+    seconds = random.uniform(0.1, 1.0, size=7)
+    written = Written(10**8, tuple(2 * seconds), tuple(seconds), tuple(seconds))
+    run = SavingRun(tuple(save), tuple(plain), tuple(dcp), tuple(copy), small=written, large=written)
+    figures = {figure.name: figure for figure in figures_of([run, run])}
+    beyond, rate = figures["pause of a save beyond one copy"], figures["write rate, 100 MB"]
+    assert beyond.runs == pytest.approx((4.0, 4.0))
+    assert rate.runs == pytest.approx((50.0, 50.0))
+    assert (beyond.met, rate.met) == (True, False)
+    assert beyond.ours == pytest.approx(1e3 * np.median(save - plain))
+    assert figures["for comparison: pause of DCP async_save"].value == pytest.approx(30.0)
+    assert [name for name, figure in figures.items() if figure.met is not None] == [beyond.name, rate.name]
+
+
+def test_the_seconds_of_dd_are_those_that_it_tells() -> None:
+    """Of its last line; starting the program is not in them."""
+    told = "64+0 records in\n64+0 records out\n67108864 bytes (67 MB, 64 MiB) copied, 0.195242 s, 344 MB/s\n"
+    assert saves.seconds_told(told) == 0.195242
+
+
+def test_all_tensors_of_a_state_are_found_however_deep() -> None:
+    """The copy that a pause is held against is one of the whole state."""
+    weight = torch.zeros(2)
+    state = {"model": {"w": weight}, "optimizer": {"state": {0: {"m": [weight, (weight, 1)]}}, "groups": [{"lr": 0.1}]}}
+    assert len(list(saves.tensors_in(state))) == 3
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+def test_a_training_that_saves_times_steps_of_each_kind_by_turns(tmp_path: Path) -> None:
+    """As many of each as were asked for, after a warm-up; each save was written, and so were the other ways' files."""
+    training = saves.training_of(GPTConfig(layers=1, heads=2, width=32), tmp_path, micro_batches=1)
+    told = saves.take_turns(training, tmp_path, 2)
+    assert {kind: len(seconds) for kind, seconds in told["steps"].items()} == {"save": 2, "plain": 2, "dcp": 2}
+    assert {len(seconds) for seconds in told["copies"].values()} == {2}
+    assert len(list((tmp_path / "ours").iterdir())) == 3
+    written = saves.write_by_turns(training, tmp_path / "ours", 1)
+    assert written["bytes"] > sum(4 * each.numel() for each in training.model.parameters())
+    assert {name: len(seconds) for name, seconds in written["seconds"].items()} == dict.fromkeys(
+        ("blocking", "torch_save", "dd"), 1
+    )
+
+
 # ------------------------------------------------------------ two hosts
 
 
@@ -181,10 +242,10 @@ def test_help_says_what_each_row_is_and_a_row_that_is_not_there_is_refused(tmp_p
     """One sentence with the rows that there are; exit code 2, and nothing is written."""
     shown = bench("--help", folder=tmp_path)
     assert shown.returncode == 0
-    assert all(f"\n  {row}  " in shown.stdout for row in (1, 2, 3, 4, 7))
+    assert all(f"\n  {row}  " in shown.stdout for row in (1, 2, 3, 4, 5, 7))
     refused = bench("1", "9", folder=tmp_path)
     assert refused.returncode == 2
-    assert "there is no row '9' to measure; there are 1, 2, 3, 4, 7" in refused.stderr
+    assert "there is no row '9' to measure; there are 1, 2, 3, 4, 5, 7" in refused.stderr
     assert list(tmp_path.iterdir()) == []
 
 

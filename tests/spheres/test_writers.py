@@ -15,6 +15,7 @@ from lightwatch.manifest import read_manifest
 from lightwatch.parts import read_state, state_digest
 from lightwatch.saver import Saver
 from lightwatch.snapshot import Snapshot
+from lightwatch.sync import Position as Place
 from spheres.link import Link
 from spheres.writers import TreeWriters, writers_of
 from tests.spheres.fake_control import FakeControl
@@ -58,7 +59,7 @@ class Writer:
         self.saver = Saver(folder, "r", 3)
 
     def begin(self, state: Snapshot) -> None:
-        self.saver.begin(state, ABOUT, None, TreeWriters(self.link, [11, 12], GENERATION, 0, 20))
+        self.saver.begin(state, ABOUT, None, TreeWriters(self.link, [11, 12], GENERATION, Place(version=20), 2))
 
     def said(self, state: SaveState) -> Saving:
         """Wait until it says so."""
