@@ -20,7 +20,7 @@ import zmq
 
 from .config import check_connect
 from .errors import AddressError, KeyRefused, NoAnswer, OrderRefused
-from .handshakes import Handshakes
+from .handshakes import EVENTS, Handshakes
 from .keyfile import KeyFile, found_key, lock, read_key
 from .process import ControlProcess as ControlProcess
 from .protocol import Answer, Ask, Event
@@ -32,6 +32,8 @@ EFFECT_S = 60.0
 """How long an order may take to be in force: a step has to end first, and a step takes as long as it takes."""
 
 EVENTS_KEPT = 10_000
+TRIES = 10
+"""So often nobody hangs up in a handshake by chance."""
 
 
 class ControlClient:
@@ -57,7 +59,8 @@ class ControlClient:
         self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
         self._socket.setsockopt(zmq.IPV6, int("[" in self.address))
         lock(self._socket, own)
-        self._handshakes = Handshakes(self._socket, keyed=own is not None)
+        self._handshakes = Handshakes(keyed=own is not None, tries=TRIES)
+        self._monitor = self._socket.get_monitor_socket(EVENTS)
         self._socket.connect(self.address)
         self._answers: dict[str, deque[Answer]] = {}
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
@@ -167,6 +170,7 @@ class ControlClient:
             except zmq.Again:
                 pass  # The queue to it is full; the deadline decides.
             self._receive(min(now + AGAIN_S, deadline), lambda: bool(inbox))
+            self._handshakes.read(self._monitor)
             if not inbox and self._handshakes.are_over():
                 raise self._no_answer("did not answer")
         answer = inbox.popleft()
@@ -191,6 +195,7 @@ class ControlClient:
         return True
 
     def _no_answer(self, what: str) -> NoAnswer | KeyRefused:
+        self._handshakes.read(self._monitor)
         why = self._handshakes.why_refused()
         if why:
             return KeyRefused(f"control at {self.address}: {why}")
@@ -203,7 +208,8 @@ class ControlClient:
         """Close the connection; a second call does nothing."""
         if not self._closed:
             self._closed = True
-            self._handshakes.close()
+            self._socket.disable_monitor()
+            self._monitor.close(0)
             self._socket.close(0)
             self._context.term()
 

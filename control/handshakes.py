@@ -12,10 +12,9 @@ import zmq
 
 MADE, DENIED = zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_HANDSHAKE_FAILED_AUTH
 HUNG_UP = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+EVENTS = MADE | DENIED | HUNG_UP
 EVENT = struct.Struct("=hi")
 """pyzmq's own parser imports asyncio."""
-TRIES = 10
-"""So often in a row nobody is hung up on by chance."""
 
 NOT_ALLOWED = "this machine's key is not allowed there: it was revoked, or is of another run [LW542]"
 WANTS_A_KEY = "it wants a key, and this machine has none for it; give one by --key FILE [LW542]"
@@ -23,42 +22,37 @@ WANTS_ANOTHER = "it is not the control that this key is for, or wants none; give
 
 
 class Handshakes:
-    """Of one socket, made before it connects; close it before the socket. keyed: it shows a key."""
+    """Of one socket. keyed: it shows a key. tries: so often in a row, before the first that succeeds, nobody is hung
+    up on by chance. denied: told that its key is not allowed."""
 
-    def __init__(self, socket: zmq.Socket[bytes], *, keyed: bool) -> None:
-        self._socket = socket
+    def __init__(self, *, keyed: bool, tries: int) -> None:
         self._keyed = keyed
-        self._denied = False
+        self._tries = tries
+        self.denied = self._made = False
         self._hung_up = 0
-        self._monitor = socket.get_monitor_socket(MADE | DENIED | HUNG_UP)
 
-    def _look(self) -> None:
-        while self._monitor.poll(0):
-            self.note(EVENT.unpack(self._monitor.recv_multipart()[0])[0])
+    def read(self, monitor: zmq.Socket[bytes]) -> None:
+        """All that the socket's monitor has to tell."""
+        while monitor.poll(0):
+            self.note(EVENT.unpack(monitor.recv_multipart()[0])[0])
 
     def note(self, event: int) -> None:
-        """One event of the socket's monitor."""
+        """One event of it; others than EVENTS say nothing."""
         if event == MADE:
-            self._hung_up, self._denied = 0, False
+            self._made, self.denied, self._hung_up = True, False, 0
         elif event == DENIED:
-            self._denied = True
+            self.denied = True
         elif event & HUNG_UP:
             self._hung_up += 1
 
     def why_refused(self) -> str:
         """A sentence; empty if nothing says so."""
-        self._look()
-        if self._denied:
+        if self.denied:
             return NOT_ALLOWED
-        if self._hung_up:
+        if self._hung_up and not self._made:
             return WANTS_ANOTHER if self._keyed else WANTS_A_KEY
         return ""
 
     def are_over(self) -> bool:
         """Whether waiting any longer is of no use."""
-        self._look()
-        return self._denied or self._hung_up >= TRIES
-
-    def close(self) -> None:
-        self._socket.disable_monitor()
-        self._monitor.close(0)
+        return self.denied or (not self._made and self._hung_up >= self._tries)

@@ -48,6 +48,10 @@ class KeyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     run_id: str = ""
     address: str = ""
 
+    def write(self, path: Path, *, replace: bool = False) -> None:
+        """For its owner alone. Raises OSError, FileExistsError unless it may replace one."""
+        write_private(path, msgspec.json.encode(self), replace=replace)
+
     def __repr__(self) -> str:
         return f"KeyFile({self.name}, {self.role}, {self.public})"
 

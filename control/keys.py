@@ -79,7 +79,7 @@ class Keys:
         pair = Pair.draw()
         self.allow(Machine(name=name, public=pair.public, role=role, since=now_utc()))
         key = KeyFile(name=name, role=role.value, control=control, public=pair.public, secret=pair.secret)
-        write_private(file, msgspec.json.encode(key))
+        key.write(file)
 
     @property
     def pair(self) -> Pair:

@@ -104,7 +104,9 @@ def _view(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
     unheard = unheard and not (seat.ready is not None and seat.ready.generation == state.generation)
     if told.view != state.generation or (unheard and now_s - told.view_s > AGAIN_S):
         orders = [order.wanted for order in state.orders[: state.orders_in_view]]
-        members, word = list(state.members), word_of(state.secret, state.generation)
+        members = list(state.members)
+        is_member = any(member.sphere == seat.sphere for member in members)
+        word = word_of(state.secret, state.generation) if is_member else ""
         yield View(generation=state.generation, members=members, orders=orders, restoring=state.called_for, word=word)
 
 

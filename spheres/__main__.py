@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--dir", required=True, type=Path, help="the run's folder")
     parser.add_argument("--control", required=True, help="control's address, tcp://HOST:PORT")
     parser.add_argument("--path", required=True, help="where the sphere is in the tree")
+    parser.add_argument("--key", default="", metavar="FILE", help="this machine's key (default: its own for the run)")
     parser.add_argument("--template", default="", help="the socket of a template; without, one is started")
     parser.add_argument("--shown", action="store_true", help="report what the worker prints")
     parser.add_argument("--no-lifeline", action="store_true", help="stdin is not a launcher's pipe")
@@ -34,9 +35,16 @@ def main() -> int:
     if given.no_supervise:
         from . import worker  # loads torch
 
-        return worker.main(given.dir, given.control, given.path, script, profile=given.profile)
+        return worker.main(given.dir, given.control, given.path, script, profile=given.profile, key=given.key)
     post = Post(
-        given.dir, given.control, given.path, given.template, tuple(script), profile=given.profile, shown=given.shown
+        given.dir,
+        given.control,
+        given.path,
+        given.template,
+        tuple(script),
+        profile=given.profile,
+        shown=given.shown,
+        key=given.key,
     )
     return Supervisor(post, lifeline=not given.no_lifeline).run()
 

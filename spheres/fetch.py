@@ -15,6 +15,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from control.crash import here
+from control.keyfile import Pair, lock_to
 from control.protocol import Member
 from lightwatch.errors import LightwatchError
 
@@ -53,6 +54,7 @@ class Fetch:
         self._kept = kept
         self._silence_s = silence_s
         self._over = over
+        self._word = ""
         self._asked: set[int] = set()
         self._told_later = False
         self._alive = 0
@@ -63,6 +65,9 @@ class Fetch:
 
         Blocks. Raises FetchBroken, StateCorrupted.
         """
+        if larder.key and not self._donor.key:
+            raise self._broken("it would hand out the state in the clear, in a run with keys")
+        self._word = larder.word
         with _Dealers() as dealers:
             return self._run(dealers, larder)
 
@@ -99,7 +104,7 @@ class Fetch:
 
     def _ask(self, data: zmq.Socket[bytes], number: int) -> None:
         generation, position = self._key
-        data.send(_encoder.encode(Want(generation=generation, position=position, chunk=number)))
+        data.send(_encoder.encode(Want(generation=generation, position=position, chunk=number, word=self._word)))
         self._asked.add(number)
 
     def _ask_ahead(self, data: zmq.Socket[bytes]) -> None:
@@ -205,6 +210,8 @@ class _Dealers:
         dealer.setsockopt(zmq.IPV6, int(":" in member.address))
         dealer.setsockopt(zmq.MAXMSGSIZE, REPLY_BYTES_MOST)
         dealer.setsockopt(zmq.RECONNECT_IVL, 50)
+        if member.key:  # it proves that it is that larder; who we are the generation's word tells
+            lock_to(dealer, member.key, Pair.draw())
         if silence_s:
             silence_ms = max(int(silence_s * 1000), 10)
             dealer.setsockopt(zmq.HEARTBEAT_IVL, max(silence_ms // 5, 1))

@@ -9,12 +9,17 @@ Laws
      when it returns. The change waits for everybody who fetches: they are part of the tail that allows it.
   3. A sphere that fetches serves what has come and was right. So joiners form a chain, and each link carries one state.
   4. Requests are small and strictly typed; one that is none of ours is dropped.
+  5. In a run with keys everything is encrypted. Who connects knows the larder's public key, which control tells the
+     run's spheres alone; who gets anything knows the word of the generation, which it tells its members alone: so
+     whoever was thrown out or revoked gets no more. Nobody is asked who may connect (ZAP): that would be a thread of
+     ours, and peers would take one whose GIL is held for dead.
 
 That a peer is alive is asked of its connection, which libzmq's own thread keeps: a held GIL is no death.
 """
 
 from __future__ import annotations
 
+import hmac
 import logging
 import socket
 import threading
@@ -24,6 +29,7 @@ import msgspec
 import zmq
 
 from control.crash import here
+from control.keyfile import Pair, be_server
 from control.protocol import Generation, Position
 
 from .stock import CHUNK_BYTES_MOST, Manifest, Stock
@@ -49,6 +55,8 @@ class Want(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     generation: Generation
     position: Position
     chunk: int = THE_MANIFEST
+    word: str = ""
+    """Of the generation, as its members were told; empty in a run without keys."""
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
@@ -76,10 +84,13 @@ Reply: TypeAlias = Manifest | Chunk | Later | Gone
 class Larder:
     """One sphere's. Methods come from the trainer's thread; `close` ends thread and socket. Made after a fork.
 
-    address: where it is bound; an empty port is chosen. handed_bytes: of chunks given away so far.
+    address: where it is bound; an empty port is chosen. pair: drawn for it, in a run with keys; then `word` is what
+    members of the generation know. handed_bytes: of chunks given away so far.
     """
 
-    def __init__(self, address: str = "127.0.0.1") -> None:
+    def __init__(self, address: str = "127.0.0.1", pair: Pair | None = None) -> None:
+        self.key = pair.public if pair is not None else ""
+        self.word = ""
         self._context = zmq.Context(io_threads=1)
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, 0)
@@ -87,6 +98,8 @@ class Larder:
         self._router.setsockopt(zmq.MAXMSGSIZE, REQUEST_BYTES_MOST)
         self._router.setsockopt(zmq.SNDHWM, UNSENT_MOST)
         self._router.setsockopt(zmq.HEARTBEAT_IVL, KEEP_ALIVE_MS)
+        if pair is not None:
+            be_server(self._router, pair)
         host = f"[{address}]" if ":" in address else address
         self.port = self._router.bind_to_random_port(f"tcp://{host}")
         self._woken, self._wake = socket.socketpair()
@@ -180,6 +193,9 @@ class Larder:
     def _reply(self, want: Want) -> Reply:
         with self._lock:
             key = (want.generation, want.position)
+            if self.key and not (self.word and hmac.compare_digest(want.word.encode(), self.word.encode())):
+                log.warning("the larder gives nothing to who does not know the generation's word")
+                return Gone(chunk=want.chunk)
             if self._stock is None or key != self._key:
                 newest = self._past if self._key is None else self._key[0]
                 return Later(chunk=want.chunk) if want.generation > newest else Gone(chunk=want.chunk)

@@ -30,6 +30,8 @@ class Post:
     script: tuple[str, ...] = ()
     profile: bool = False
     shown: bool = False
+    key: str = ""
+    """This machine's key file; empty: the one that it has for the run, if any."""
 
     @property
     def folder(self) -> Path:
@@ -78,6 +80,7 @@ class Life:
             "script": post.script,
             "profile": post.profile,
             "former": former,
+            "key": post.key,
         }
         theirs = Pipes(printed, log, life, told)
         try:

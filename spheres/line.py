@@ -14,9 +14,13 @@ from collections.abc import Iterator
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from control.handshakes import EVENTS, Handshakes
+from control.keyfile import KeyFile, lock
 from control.wire import MAX_FRAME_BYTES
 
 LINGER_MS = 1000
+TRIES = 50
+"""So often control may hang up before the first handshake: it may be about to start."""
 
 
 def is_address(address: str) -> bool:
@@ -28,16 +32,20 @@ def is_address(address: str) -> bool:
 class Line:
     """One thread's, but for `ring`. connected: as of the last look.
 
-    silence_s: after so many seconds without a sign the connection counts as broken, and is made anew.
+    silence_s: after so many seconds without a sign the connection counts as broken, and is made anew. key: what this
+    machine shows to control; None: the run has no keys.
     """
 
-    def __init__(self, address: str, silence_s: float) -> None:
+    def __init__(self, address: str, silence_s: float, key: KeyFile | None = None) -> None:
         self.connected = False
+        self.handshakes = Handshakes(keyed=key is not None, tries=TRIES)
         self._context = zmq.Context(io_threads=1)
         self._woken, self._wake = socket.socketpair()
         silence_ms = max(int(silence_s * 1000), 10)
         self.socket = self._context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.ROUTING_ID, uuid.uuid4().bytes)  # the same after a broken connection
+        if key is None:  # the same after a broken connection; where there are keys, control names each by itself
+            self.socket.setsockopt(zmq.ROUTING_ID, uuid.uuid4().bytes)
+        lock(self.socket, key)
         self.socket.setsockopt(zmq.LINGER, LINGER_MS)
         self.socket.setsockopt(zmq.IPV6, int("[" in address))
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
@@ -48,7 +56,7 @@ class Line:
         self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, max(silence_ms // 5, 1))
         # Else a connection that was begun while nothing came through waits for the kernel, which asks ever more rarely.
         self.socket.setsockopt(zmq.CONNECT_TIMEOUT, max(silence_ms, 500))
-        self._monitor = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        self._monitor = self.socket.get_monitor_socket(EVENTS | zmq.EVENT_DISCONNECTED)
         self.socket.connect(address)
         self._poller = zmq.Poller()
         for source in (self.socket, self._monitor, self._woken):
@@ -70,8 +78,11 @@ class Line:
     def changes(self) -> Iterator[bool]:
         """Each connection made (True) or broken since the last look."""
         while self._monitor.poll(0):
-            self.connected = recv_monitor_message(self._monitor)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            yield self.connected
+            event = recv_monitor_message(self._monitor)["event"]
+            self.handshakes.note(event)
+            if event in (zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_DISCONNECTED):
+                self.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+                yield self.connected
 
     def frames(self) -> Iterator[bytes]:
         """What has come."""

@@ -28,6 +28,7 @@ import msgspec
 import psutil  # type: ignore[import-untyped]
 
 from control.crash import here
+from control.keyfile import KeyFile
 from control.protocol import (
     Beat,
     FromSphere,
@@ -35,6 +36,7 @@ from control.protocol import (
     Hello,
     Memory,
     Phase,
+    Refused,
     StoreReply,
     StoreRequest,
     ToSphere,
@@ -74,7 +76,7 @@ class Link:
 
     silence_s: after so many seconds without a sign the connection counts as broken, and is made anew. pulse: called
     from the link's thread with every beat, also while control is away: this process lives. leave: how the process ends
-    when control throws it out.
+    when control throws it out. key: what this machine shows to control; None: the run has no keys.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Link:
         *,
         pulse: Callable[[], object] | None = None,
         leave: Callable[[int], object] = os._exit,
+        key: KeyFile | None = None,
     ) -> None:
         if not is_address(address):
             raise ControlSilent(
@@ -112,7 +115,7 @@ class Link:
         self._failure: str | None = None
         self._beats = 0
         self._beat_due = False
-        self._line = Line(address, silence_s)
+        self._line = Line(address, silence_s, key)
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
         self._thread.start()
 
@@ -329,6 +332,9 @@ class Link:
             before = self._heard
             for frame in self._line.frames():
                 self._hear(decode_at_sphere(frame))
+            if before.refused is None and self._line.handshakes.are_over():
+                why = self._line.handshakes.why_refused()
+                self._hear(Refused(text=f"sphere {self.path}: control at {self.address}: {why}"))
             heard = self._heard
             newer = heard.generation > before.generation or (heard.end is not None and before.end is None)
             callback, after = self._interrupt or (None, heard.generation)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from control.crash import here
-from control.protocol import Go, How, Member, Position
+from control.protocol import Go, How, Member, Position, View
 from lightwatch.snapshot import Snapshot
 
 from .fetch import Fetch, FetchBroken
@@ -30,6 +30,10 @@ class Provision:
         self._own: Callable[[], Snapshot] | None = None
         self._partial: Partial | None = None
         self._partial_at: Position | None = None
+
+    def enter(self, view: View) -> None:
+        """This sphere is a member of that generation: from now on others of it may fetch here."""
+        self._larder.word = view.word
 
     def begin(self, go: Go, own: Callable[[], Snapshot]) -> None:
         """A generation begins. own: gives this sphere's state, as it is when it is asked for."""

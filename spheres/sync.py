@@ -180,6 +180,7 @@ class TreeSync:
             probe_from_outside(self._link, view, self._silence_s)
             return False
         self._view = view
+        self._provision.enter(view)
         self.members, self.rank = len(ids), ids.index(self._link.heard.sphere)
         self.paths = tuple(member.path for member in view.members)
         self.first = self.rank == 0

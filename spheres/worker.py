@@ -8,11 +8,14 @@ import os
 import socket
 import sys
 import traceback
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from control import crash
+from control.errors import KeyFileError
+from control.keyfile import Pair, found_key, read_key
 from control.protocol import Failed, Hello
 from lightwatch import config, job
 from lightwatch import sync as seam
@@ -42,28 +45,28 @@ def main(
     profile: bool = False,
     former: int = 0,
     pulse: Callable[..., None] | None = None,
+    key: str = "",
 ) -> int:
     """Be the sphere at `path` of the run in `run_dir` until the run is over; the exit code: 0 done, 1 the run failed,
     2 the user's input is to blame, 75 this process must be started anew and the run goes on.
 
     script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml. profile: write one. former:
     process id of the sphere here before, which is dead. pulse: tells the supervisor that this process lives; given
-    b"v", that it made a version.
+    b"v", that it made a version. key: this machine's key file; empty: the one that it has for the run, if any.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     crash.arm(run_dir, "sphere", path)
     run = config.load(run_dir / "config.toml", config.RunConfig())
     run_id = json.loads((run_dir / "control.json").read_text())["run_id"]
     silence_s = run.control.silence_s
-    larder = Larder()
-    hello = Hello(run_id=run_id, path=path, pid=os.getpid(), host=socket.gethostname(), former=former, port=larder.port)
-    link = Link(address, hello, silence_s, pulse=pulse)
-    folder = Folder(
-        run_dir,
-        path,
-        keep=lambda model: job.finish(model, run_dir, run.training.seed),
-        configured=lambda config: job.write_config(run_dir, config, run) if script else None,
-    )
+    try:
+        own = read_key(Path(key)) if key else found_key(run_dir, "sphere", run_id=run_id, address=address)
+    except KeyFileError as error:
+        print(error, file=sys.stderr)
+        return 2
+    larder = Larder(pair=Pair.draw() if own is not None else None)
+    link = Link(address, _hello(run_id, path, former, larder), silence_s, pulse=pulse, key=own)
+    folder = _folder(run_dir, path, run, bool(script))
     sync = TreeSync(link, run_id, silence_s, larder=larder, folder=folder, pulse=pulse)
     sync.saves, sync.home = Saves(link, run.control.checkpoint_at), _home(run_dir, run_id, run, bool(script))
     sync.trace = Trace(run_dir / "profile", path) if profile else None
@@ -99,6 +102,28 @@ def _home(run_dir: Path, run_id: str, run: config.RunConfig, is_script: bool) ->
     """A script's model and data are its own: the config says nothing of them."""
     sections = ("control",) if is_script else ("model", "data", "control")
     return Home(run_dir, run_id, run.control.tree, {name: asdict(getattr(run, name)) for name in sections})
+
+
+def _folder(run_dir: Path, path: str, run: config.RunConfig, of_script: bool) -> Folder:
+    return Folder(
+        run_dir,
+        path,
+        keep=lambda model: job.finish(model, run_dir, run.training.seed),
+        configured=lambda config: job.write_config(run_dir, config, run) if of_script else None,
+    )
+
+
+def _hello(run_id: str, path: str, former: int, larder: Larder) -> Hello:
+    return Hello(
+        run_id=run_id,
+        path=path,
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        former=former,
+        port=larder.port,
+        nonce=uuid.uuid4().hex,
+        larder_key=larder.key,
+    )
 
 
 def _give_up(link: Link, path: str, error: Exception) -> int:

@@ -20,6 +20,7 @@ _PROFILE_HELP = (
     f"write what each sphere does in {STEPS} steps from version {WARM} on, earlier if the run ends before, "
     "to DIR/profile/, for ui.perfetto.dev or chrome://tracing"
 )
+_LISTEN_HELP = "where control listens, tcp://127.0.0.1:PORT; beyond this machine if --out DIR has keys"
 _TREE_HELP = "the spheres: N, AxB… like 2x2, or path:N,… like eu/a:2,us/b:1; 1 is one process without control"
 
 
@@ -57,6 +58,7 @@ def build_parser(version: str) -> Parser:
     _add_chaos(_command(commands, "chaos", "train twice, once with faults, and compare the bits"))
     _add_verify(_command(commands, "verify", "check what a run left: its ledger, its files, and steps made again"))
     _add_checkpoints(_command(commands, "checkpoints", "list, verify, export or prune what a run has saved"))
+    _add_keys(_command(commands, "keys", "say which machines may connect to a run's control"))
     _add_explain(_command(commands, "explain", "say what causes and cures an error, by its code"))
     return parser
 
@@ -85,7 +87,7 @@ def _add_debug(parser: argparse.ArgumentParser) -> None:
 def _add_launch(parser: argparse.ArgumentParser, tree: str) -> None:
     parser.add_argument("--tree", metavar="T", default=None, help=f"{_TREE_HELP} (default: {tree})")
     parser.add_argument("--out", metavar="DIR", default=None, help="the run's folder, new or empty (default: runs/…)")
-    parser.add_argument("--listen", metavar="ADDRESS", default=None, help="where control listens, tcp://127.0.0.1:PORT")
+    parser.add_argument("--listen", metavar="ADDRESS", default=None, help=_LISTEN_HELP)
     parser.add_argument("--profile", action="store_true", help=_PROFILE_HELP)
     parser.add_argument("--json", action="store_true", help="stdout is one line, the summary; all else goes to stderr")
     parser.add_argument("--quiet", action="store_true", help="no progress")
@@ -108,6 +110,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def _add_where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dir", metavar="DIR", nargs="?", default=None, help=_WHERE)
     parser.add_argument("--control", metavar="ADDRESS", default=None, help="control's address, tcp://HOST:PORT")
+    parser.add_argument("--key", metavar="FILE", default=None, help="this machine's key (default: its own for the run)")
     _add_debug(parser)
 
 
@@ -186,6 +189,31 @@ def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
             command.add_argument("--keep", metavar="N", type=_whole, required=True, help="how many of a run stay")
         else:
             command.add_argument("--json", action="store_true", help="stdout is one line, an object with all found")
+        _add_debug(command)
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    whats = parser.add_subparsers(dest="what", metavar="new|list|revoke|token", parser_class=Parser, required=True)
+    for what, text in (
+        ("new", "draw a machine's key and allow it; the first one gives the run its keys"),
+        ("list", "show who is allowed, and who was revoked"),
+        ("revoke", "throw a machine out, at once and for good"),
+        ("token", "print a join line, which enrols machines within an hour"),
+    ):
+        command = _command(whats, what, text)
+        command.add_argument("dir", metavar="DIR", nargs="?", default=None, help=_WHERE)
+        if what == "new":
+            command.add_argument("--name", metavar="NAME", required=True, help="of the machine")
+            role_help = "sphere (default) takes part, client gives orders, watcher looks"
+            command.add_argument("--role", choices=("sphere", "client", "watcher"), default="sphere", help=role_help)
+            command.add_argument("--out", metavar="FILE", default=None, help="the key file (default: NAME.key)")
+        elif what == "revoke":
+            command.add_argument("name", metavar="NAME", help="of the machine")
+        elif what == "token":
+            machines_help = "how many machines it lets in (default: 1)"
+            command.add_argument("--machines", metavar="N", type=_whole, default=1, help=machines_help)
+            control_help = "control's address as those machines reach it, tcp://HOST:PORT (default: where it listens)"
+            command.add_argument("--control", metavar="ADDRESS", default=None, help=control_help)
         _add_debug(command)
 
 

@@ -85,6 +85,12 @@ class RunFolder:
     def logs(self) -> Path:
         return self.path / "logs"
 
+    @property
+    def client_key(self) -> Path | None:
+        """What a client on this machine shows to control, in a run with keys."""
+        path = self.path / "keys" / "local" / "client.key"
+        return path if path.exists() else None
+
     def log(self, name: str) -> Path:
         """The log of a sphere (by its path), of `control`, or of `host`: this machine's template and supervisors."""
         return self.logs / f"{name}.log"
@@ -202,7 +208,7 @@ def is_disk_trouble(error: OSError) -> bool:
 
 def _refuse_unless_empty(folder: Path) -> None:
     with os.scandir(folder) as entries:
-        inside = next(entries, None)
+        inside = next((entry for entry in entries if entry.name != "keys"), None)  # drawn for the run to come
     if inside is not None:
         raise ConfigError(
             f"--out {folder}: the folder is not empty (it holds {inside.name}); name a new or empty one [LW602]"

@@ -82,7 +82,7 @@ class Launch:
             self._start_control()
             if self._signals.received:
                 return Ended(before_it_began=True)
-            self._view.opened(self._control_process.address)
+            self._view.opened(self._control_process.address, self._folder.client_key)
             for path in self._settings.paths:
                 self._keep_sphere(path)
             ended = self._watch()

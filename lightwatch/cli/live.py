@@ -6,6 +6,7 @@ A thread of its own asks control for its status twice a second: neither the run 
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -40,8 +41,8 @@ class LiveView:
         self._asker: threading.Thread | None = None
         self._live.start()
 
-    def opened(self, address: str) -> None:
-        self._asker = threading.Thread(target=self._ask, args=(address,), name="view", daemon=True)
+    def opened(self, address: str, key: Path | None = None) -> None:
+        self._asker = threading.Thread(target=self._ask, args=(address, key), name="view", daemon=True)
         self._asker.start()
 
     def rows(self, rows: list[Row]) -> None:
@@ -65,11 +66,11 @@ class LiveView:
         self._live.update(self._progress, refresh=True)
         self._live.stop()
 
-    def _ask(self, address: str) -> None:
+    def _ask(self, address: str, key: Path | None) -> None:
         from control.client import ControlClient
         from control.errors import ControlError
 
-        with ControlClient(address, timeout_s=1.0) as client:
+        with ControlClient(address, timeout_s=1.0, key=key) as client:
             while not self._over.wait(ASK_EVERY_S):
                 try:
                     found = client.status()

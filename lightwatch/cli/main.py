@@ -57,6 +57,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             from .chaos import chaos as command
         case "checkpoints":
             from .checkpoints import checkpoints as command
+        case "keys":
+            from .keys import keys as command
         case "explain":
             from .explain import explain as command
         case "verify":

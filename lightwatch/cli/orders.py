@@ -24,7 +24,7 @@ def order(arguments: argparse.Namespace) -> int:
     refuse_unreachable(where)
     from control.client import ControlClient
 
-    with ControlClient(where.target) as client:
+    with ControlClient(where.target, key=where.key) as client:
         Terminal().tell(_given(client, arguments))
     return 0
 

@@ -31,7 +31,7 @@ def status(arguments: argparse.Namespace) -> int:
         from control.errors import NoAnswer
 
         try:
-            with ControlClient(where.target) as client:
+            with ControlClient(where.target, key=where.key) as client:
                 terminal.tell(spoken_status(client.status()))
         except NoAnswer:
             end = spoken_end(where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from pathlib import Path
 from typing import Protocol
 
 from .rows import Row
@@ -15,8 +16,8 @@ STEPS_FOR_PACE = 20
 class View(Protocol):
     """What the launcher tells; each call is quick and never blocks."""
 
-    def opened(self, address: str) -> None:
-        """Control listens here."""
+    def opened(self, address: str, key: Path | None = None) -> None:
+        """Control listens here; key: what a client shows to it, in a run with keys."""
 
     def rows(self, rows: list[Row]) -> None:
         """New versions."""
@@ -65,7 +66,7 @@ class PlainView:
         self._interval = log_interval
         self._pace = Pace(max_steps)
 
-    def opened(self, address: str) -> None:
+    def opened(self, address: str, key: Path | None = None) -> None:
         self.note(f"control listens at {address}")
 
     def rows(self, rows: list[Row]) -> None:

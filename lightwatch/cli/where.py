@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, LightwatchError
@@ -20,6 +21,8 @@ class Where:
 
     folder: RunFolder | None
     address: str | None
+    key: str | None = None
+    """A key file that was named."""
 
     @property
     def target(self) -> str:
@@ -34,6 +37,7 @@ class Where:
 
 def find(arguments: argparse.Namespace) -> Where:
     """The run that the command line means. Raises ConfigError."""
+    _refuse_no_key(arguments.key)
     if arguments.control is not None:
         if arguments.dir is not None:
             raise ConfigError("give a folder or --control, not both [LW001]")
@@ -44,7 +48,20 @@ def find(arguments: argparse.Namespace) -> Where:
             check_connect(arguments.control)
         except ControlError as error:
             raise ConfigError(str(error)) from None
-        return Where(None, arguments.control)
+        return Where(None, arguments.control, arguments.key)
     folder = newest_run() if arguments.dir is None else existing_run(arguments.dir)
     card = read_json(folder.address)
-    return Where(folder, str(card["address"]) if card and "address" in card else None)
+    return Where(folder, str(card["address"]) if card and "address" in card else None, arguments.key)
+
+
+def _refuse_no_key(file: str | None) -> None:
+    """Raise ConfigError for a file that was named and can't be used."""
+    if file is None:
+        return
+    from control.errors import KeyFileError
+    from control.keyfile import read_key
+
+    try:
+        read_key(Path(file))
+    except KeyFileError as error:
+        raise ConfigError(str(error)) from None

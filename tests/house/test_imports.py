@@ -37,9 +37,20 @@ LATE = {"lightwatch.cli.live", "lightwatch.cli.recording", "lightwatch.cli.repla
 PURE = {
     *(
         f"control.{name}"
-        for name in ("admit", "apply", "decide", "delays", "epochs", "events", "membership", "metrics", "plan")
+        for name in (
+            "admit",
+            "apply",
+            "decide",
+            "delays",
+            "entrance",
+            "epochs",
+            "events",
+            "membership",
+            "metrics",
+            "plan",
+        )
     ),
-    *(f"control.{name}" for name in ("report", "state", "status", "totals", "tree", "versions")),
+    *(f"control.{name}" for name in ("entrance", "report", "roles", "state", "status", "totals", "tree", "versions")),
     "spheres.state",
 }
 IMPURE_STDLIB = {
@@ -49,6 +60,7 @@ IMPURE_STDLIB = {
 }
 CONTROL_FOR_SPHERES = {
     *("control.protocol", "control.status", "control.wire", "control.errors", "control.crash"),
+    *("control.keyfile", "control.handshakes"),  # both ends lock their sockets alike
     "control.deal",  # one rule for those who compute by it and for who measures it
 }
 
