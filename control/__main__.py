@@ -11,6 +11,7 @@ import argparse
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from . import crash
 from .config import Settings
+from .connections import SILENT_MOST, SPEAKING_MOST
 from .door import Door
 from .errors import ControlError
 from .keyfile import Pair
@@ -28,6 +30,8 @@ from .resume import resume
 from .server import Server
 
 PR_SET_PDEATHSIG = 1
+DESCRIPTORS = 256
+"""For all else that control has open."""
 
 
 def main(arguments: list[str]) -> int:
@@ -36,6 +40,7 @@ def main(arguments: list[str]) -> int:
         try:
             settings = _settings(arguments)
             crash.arm(settings.folder, "control")
+            _allow_connections()
             ledger = stack.enter_context(Ledger.open(settings.folder / "ledger.db", settings.run_id))
             crash.here("control.ledger_opened")
             if settings.resume:
@@ -84,6 +89,15 @@ def _settings(arguments: list[str]) -> Settings:
         adopt=given.adopt,
         resume=given.resume,
     )
+
+
+def _allow_connections() -> None:
+    """Descriptors for as many connections as are kept; some systems give a process 1,024, others 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = SILENT_MOST + SPEAKING_MOST + DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _die_with_parent() -> None:

@@ -28,6 +28,8 @@ from .status import Status
 from .wire import decode_at_client, encode
 
 AGAIN_S = 1.0
+LOOK_S = 0.2
+"""How soon it is noticed that control does not take the key."""
 EFFECT_S = 60.0
 """How long an order may take to be in force: a step has to end first, and a step takes as long as it takes."""
 
@@ -160,19 +162,19 @@ class ControlClient:
         """The first answer. keep: others may follow."""
         inbox = self._answers.setdefault(ask.request, deque())
         deadline = time.monotonic() + self.timeout_s
+        again = float("-inf")
         while not inbox:
             now = time.monotonic()
-            if now >= deadline:
+            if now >= deadline or self._is_turned_away():
                 self._answers.pop(ask.request, None)
                 raise self._no_answer("did not answer")
-            try:
-                self._socket.send(encode(ask), zmq.NOBLOCK)
-            except zmq.Again:
-                pass  # The queue to it is full; the deadline decides.
-            self._receive(min(now + AGAIN_S, deadline), lambda: bool(inbox))
-            self._handshakes.read(self._monitor)
-            if not inbox and self._handshakes.are_over():
-                raise self._no_answer("did not answer")
+            if now >= again:
+                again = now + AGAIN_S
+                try:
+                    self._socket.send(encode(ask), zmq.NOBLOCK)
+                except zmq.Again:
+                    pass  # The queue to it is full; the deadline decides.
+            self._receive(min(now + LOOK_S, deadline), lambda: bool(inbox))
         answer = inbox.popleft()
         if not keep:
             self._answers.pop(ask.request, None)
@@ -180,6 +182,11 @@ class ControlClient:
             self._answers.pop(ask.request, None)
             raise OrderRefused(answer.text)
         return answer
+
+    def _is_turned_away(self) -> bool:
+        """Whether no answer will ever come."""
+        self._handshakes.read(self._monitor)
+        return self._handshakes.are_over()
 
     def _receive(self, deadline: float, done: Callable[[], bool]) -> bool:
         """Sort what comes until `done()`; False: the time was over first."""
@@ -195,7 +202,7 @@ class ControlClient:
         return True
 
     def _no_answer(self, what: str) -> NoAnswer | KeyRefused:
-        self._handshakes.read(self._monitor)
+        self._is_turned_away()
         why = self._handshakes.why_refused()
         if why:
             return KeyRefused(f"control at {self.address}: {why}")

@@ -74,6 +74,8 @@ class Guard:
 
     def may_enter(self, public: str) -> bool:
         """At the handshake: a machine's key, or a token that is not over; one that is used up is told so in words."""
+        if public not in self._allowed and public not in self._tokens:
+            self._look_again(self._looked_s)  # it may have been allowed in this moment
         token = self._tokens.get(public)
         return public in self._allowed or (token is not None and time.time() < token.until_s)
 
@@ -96,6 +98,9 @@ class Guard:
         self._looked_s = now_s
         for kind, count in self._door.strangers().items():
             self.complaints.say(kind, STRANGERS[kind], now_s, count)
+        return self._look_again(now_s)
+
+    def _look_again(self, now_s: float) -> bool:
         if self._keys is None:
             return False
         try:

@@ -1,7 +1,8 @@
 """What a client's end sees of its handshakes: whether it is turned away, and why.
 
-A key that is not allowed is told so, once, and libzmq tries no more. A client without a key where one is wanted, or
-with that of another run's control, is only hung up on, again and again; so is one whose control dies in that moment.
+A key that is not allowed is told so; where one end locks its line and the other doesn't, that is seen: after either
+libzmq tries no more. But mostly the control of another run, or one that wants a key, only hangs up, again and again;
+and so does one that dies in that moment.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import struct
 import zmq
 
 MADE, DENIED = zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_HANDSHAKE_FAILED_AUTH
-HUNG_UP = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-EVENTS = MADE | DENIED | HUNG_UP
+UNLIKE, HUNG_UP = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+EVENTS = MADE | DENIED | UNLIKE | HUNG_UP
 EVENT = struct.Struct("=hi")
 """pyzmq's own parser imports asyncio."""
 
@@ -28,7 +29,7 @@ class Handshakes:
     def __init__(self, *, keyed: bool, tries: int) -> None:
         self._keyed = keyed
         self._tries = tries
-        self.denied = self._made = False
+        self.denied = self._made = self._unlike = False
         self._hung_up = 0
 
     def read(self, monitor: zmq.Socket[bytes]) -> None:
@@ -42,17 +43,19 @@ class Handshakes:
             self._made, self.denied, self._hung_up = True, False, 0
         elif event == DENIED:
             self.denied = True
-        elif event & HUNG_UP:
+        elif event == UNLIKE:
+            self._unlike = True
+        elif event == HUNG_UP:
             self._hung_up += 1
 
     def why_refused(self) -> str:
         """A sentence; empty if nothing says so."""
         if self.denied:
             return NOT_ALLOWED
-        if self._hung_up and not self._made:
+        if self._unlike or (self._hung_up and not self._made):
             return WANTS_ANOTHER if self._keyed else WANTS_A_KEY
         return ""
 
     def are_over(self) -> bool:
         """Whether waiting any longer is of no use."""
-        return self.denied or (not self._made and self._hung_up >= self._tries)
+        return self.denied or self._unlike or (not self._made and self._hung_up >= self._tries)

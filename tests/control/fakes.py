@@ -13,6 +13,7 @@ import msgspec
 import zmq
 
 from control.errors import ControlError
+from control.keyfile import KeyFile, lock
 from control.protocol import (
     Beat,
     Closed,
@@ -43,7 +44,7 @@ M = TypeVar("M", bound=msgspec.Struct)
 class FakeSphere:
     """One DEALER; `expect(Class)` waits for the next message of that class and keeps the others' facts."""
 
-    def __init__(self, address: str, path: str, run_id: str = "run") -> None:
+    def __init__(self, address: str, path: str, run_id: str = "run", key: KeyFile | None = None) -> None:
         self.path = path
         self.run_id = run_id
         self.generation: Generation = (0, 0)
@@ -54,6 +55,7 @@ class FakeSphere:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 200)
+        lock(self.socket, key)
         self.socket.connect(address)
 
     def say(self, message: msgspec.Struct) -> None:

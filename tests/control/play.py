@@ -120,12 +120,12 @@ class Play:
         hello = Hello(run_id=run_id, path=path, pid=pid, host="here", sphere=sphere, former=former)
         return self.knock(hello)
 
-    def knock(self, hello: Hello) -> str:
-        """The same for any Hello."""
-        event = admit_hello(self.state, hello, self.now_s)
+    def knock(self, hello: Hello, key: str = "") -> str:
+        """The same for any Hello, over a connection that has proved this key."""
+        event = admit_hello(self.state, hello, self.now_s, key)
         if isinstance(event, Remembered):
             self.happen(event)
-            event = admit_hello(self.state, hello, self.now_s)
+            event = admit_hello(self.state, hello, self.now_s, key)
         if isinstance(event, Refusal | Fenced | NotYet):
             return "not yet" if isinstance(event, NotYet) else event.text
         self.happen(event)
