@@ -29,6 +29,7 @@ class Keyed:
         self.process = ControlProcess(folder, run_id="run", tree="2", silence_s=2.0)
         self._open = ExitStack()
         self.rss_before = 0
+        self.computing: list[FakeSphere] = []
 
     @property
     def address(self) -> str:
