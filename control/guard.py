@@ -17,7 +17,7 @@ from .door import NO_KEY, SILENT, WRONG_KEY, Arrived, Door
 from .entrance import Enrol, Enrolled
 from .errors import ControlError, WireError
 from .keys import Keys, Machine
-from .protocol import Answer, Ask, FromSphere, Hello
+from .protocol import Answer, Ask, FromSphere, Hello, Refused
 from .roles import Role, why_not_said
 from .tokens import Token, Tokens
 from .wire import decode_at_control, encode
@@ -169,8 +169,12 @@ class Guard:
 
     def _enrol(self, heard: Arrived, enrol: Enrol, now_s: float) -> None:
         assert self._keys is not None
-        answer = Tokens(self._keys).redeem(heard.key, enrol, time.time())
-        self._read(self._keys)
+        answer: Enrolled | Refused
+        try:
+            answer = Tokens(self._keys).redeem(heard.key, enrol, time.time())
+        except (OSError, ControlError) as error:
+            answer = Refused(text=f"control can't keep a new machine's key: {error} [LW604]")
+        self._look_again(now_s)
         said = f"allowed {answer.name!r}" if isinstance(answer, Enrolled) else answer.text
         self.complaints.say("enrolment", said, now_s)
         self._door.send(heard.identity, encode(answer))

@@ -26,7 +26,8 @@ def pins() -> dict[str, str]:
 
 def test_the_house_has_its_files() -> None:
     """What a newcomer, a packager and a tool each look for stands at the root."""
-    for name in ("README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "constraints.txt", ".gitignore"):
+    files = ("README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "constraints.txt", ".gitignore")
+    for name in files:
         assert (ROOT / name).read_text(encoding="utf-8").strip(), name
     assert (ROOT / "lightwatch" / "py.typed").exists()
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
