@@ -43,7 +43,7 @@ from .protocol import (
     Saving,
     Wanted,
 )
-from .saves import can_be_named
+from .saves import can_be_named, progress_of
 from .state import UNHEARD_OF, State
 
 ORDERS = ("pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore")
@@ -190,7 +190,9 @@ def admit(state: State, sphere: int, message: FromMember, now_s: float) -> Spher
             if seat.proof is not None and 0 <= message.version < VERSIONS_MAX and _is_of_the_line(state, message):
                 return SphereReported(sphere=sphere, row=message, at_s=now_s)
         case Saving():
-            if seat.proof is not None and sphere in message.writers and 0 <= message.version < VERSIONS_MAX:
+            if seat.proof is None or sphere not in message.writers or not 0 <= message.version < VERSIONS_MAX:
+                return None
+            if seat.saving is None or progress_of(seat.saving) <= progress_of(message):  # else older than what it said
                 return SphereSaving(sphere=sphere, saving=message, at_s=now_s)
         case Closed():
             if _speaks_for_running(state, sphere, message.generation):

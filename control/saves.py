@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from .events import CheckpointSaved, SaveGivenUp
-from .protocol import Generation, Saving, Stored
+from .protocol import Generation, SaveState, Saving, Stored
 
 Key: TypeAlias = tuple[Generation, int]
 
@@ -81,6 +81,11 @@ class Saves:
 
 def key_of(saving: Saving) -> Key:
     return saving.generation, saving.version
+
+
+def progress_of(saving: Saving) -> tuple[Key, int]:
+    """How far a writer has come, for what it says later is never less."""
+    return key_of(saving), list(SaveState).index(saving.state)
 
 
 def can_be_named(name: str) -> bool:

@@ -55,5 +55,9 @@ class Outbox:
         said = [(kind, frame) for kind, frame in self._said.items() if kind is not Proof]
         again = {id(frame) for _, frame in (*proof, *rows, *said)}
         kept = {id(frame) for _, frame in self._rows}
-        rest = [(kind, frame) for kind, frame in self._waiting if id(frame) not in again and id(frame) not in kept]
+        rest = [
+            (kind, frame)
+            for kind, frame in self._waiting
+            if kind not in SAID_AGAIN and id(frame) not in again and id(frame) not in kept
+        ]
         self._waiting = deque([*proof, *rows, *said, *rest])

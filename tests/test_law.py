@@ -68,6 +68,7 @@ FIELDS: list[tuple[type, str, list[object], list[object]]] = [
         ],
     ),
     (ControlConfig, "silence_s", [0.1, 5, 3600], [0, 0.0, -1.0, 3601, None, *NO_NUMBER]),
+    (ControlConfig, "checkpoint_at", ["", "eu/a", "0"], NO_TEXT),
 ]
 
 

@@ -51,7 +51,12 @@ def test_a_plan_is_decided_by_its_seed_and_lies_inside_the_run(seed: int, steps:
     assert all((0.1 <= fault.for_s <= 10) == fault.kind.endswith("-stop") for fault in plan)
     for fault in plan:
         role = fault.kind.partition("-")[0]
-        known = {"control": {"control"}, "template": {"template"}, "blackout": {"all"}}.get(role, set(GRID))
+        known = {
+            "control": {"control"},
+            "template": {"template"},
+            "blackout": {"all"},
+            "save": {"0/0", "0/1", "control"},
+        }.get(role, set(GRID))
         assert fault.target in known or fault.kind == "join"
     SphereTree.of([*GRID, *(fault.target for fault in plan if fault.kind == "join")])
 

@@ -163,7 +163,6 @@ def test_a_finished_run_tells_its_summary_again(command: Command, project: Path)
         (["--config", "other.toml"], ["width was 16 and is given as 32", "batch_size was 2 and is given as 3"]),
         (["--data", "other.txt"], ["path was"]),
         (["--out", "elsewhere"], ["leave --out away"]),
-        (["--tree", "2x2"], ["give --tree 1"]),
     ],
 )
 def test_what_is_given_again_must_agree(

@@ -77,6 +77,14 @@ def test_the_first_writer_seals_once_all_parts_are_on_the_disk(play: Play) -> No
     assert set(play.told(Seal)) == {1} and not play.told(SaveOver)
 
 
+def test_a_word_that_comes_late_takes_nothing_back(play: Play) -> None:
+    """One that was said before what control heard last, over a connection that broke."""
+    for path, late, version in (("0", WRITING, 5), ("1", WRITTEN, 4)):
+        play.save(path, WRITTEN, 5)
+        play.save(path, late, version)
+    assert len(play.told(Seal)) == 1
+
+
 def test_a_seal_is_said_again_until_it_is_obeyed(play: Play) -> None:
     """It may have been lost; after SEALED there is nothing left to seal."""
     written(play)

@@ -72,3 +72,12 @@ def test_only_the_newest_of_each_kind_is_said_again() -> None:
     outbox.put(get)
     outbox.say_again(rows_held=9)
     assert taken(outbox) == [ready(2), get]
+
+
+def test_what_waited_unsent_is_not_said_after_the_newest_of_its_kind() -> None:
+    """Two that were put while nobody was there: the older one would take the newer one's place at control."""
+    outbox = Outbox()
+    for number in (1, 2):
+        outbox.put(ready(number))
+    outbox.say_again(rows_held=9)
+    assert taken(outbox) == [ready(2)]
