@@ -195,13 +195,18 @@ def sweep(folder: Path, run: str, now: Attempt | None = None) -> list[Path]:
     return gone
 
 
-def give_up(attempt: Attempt) -> None:
-    """Take away what a save that can't be finished has written. Raises OSError."""
+def give_up(attempt: Attempt, *, alone: bool = True) -> None:
+    """Take away what a save that can't be finished has written. Raises OSError.
+
+    alone: nobody else writes a part of it. Else the folder stays, for another may be about to put its part there, and
+    would take the loss for a fault of its own; the next sweep has it.
+    """
     if attempt.path.is_dir():
         for file in sorted(attempt.path.iterdir()):
             if file.name.removeprefix(".").startswith(attempt.prefix) and file.name not in _named(attempt.path):
                 file.unlink(missing_ok=True)
-        _remove_if_empty(attempt.path)
+        if alone:
+            _remove_if_empty(attempt.path)
 
 
 def _may_be_left(file: Path, run: str, now: Attempt | None) -> bool:

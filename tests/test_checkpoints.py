@@ -350,6 +350,18 @@ def test_a_save_that_is_given_up_takes_only_its_own_away(tmp_path: Path) -> None
     assert names_in(tmp_path / "step-1") == ["manifest.json", "run-old-1-of-1.safetensors"]
 
 
+def test_a_writer_that_gives_up_leaves_the_folder_to_the_others_and_the_next_sweep_takes_it(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path / "step-1", "run", "now")
+    attempt.path.mkdir()
+    (attempt.path / f".{attempt.part(1, 2)}.99").write_bytes(b"x")
+    give_up(attempt, alone=False)
+    write_part(share_of(state(1), 0, 2), attempt.path, attempt.part(0, 2))
+    assert names_in(attempt.path) == [attempt.part(0, 2)]
+    give_up(attempt, alone=False)
+    sweep(tmp_path, "run")
+    assert names_in(tmp_path) == []
+
+
 def test_a_later_manifest_decides_which_parts_count(tmp_path: Path) -> None:
     """Two saves of one version, by others and in other numbers, into the same folder."""
     write(tmp_path / "step-1", state(1), mark="g1", count=3)

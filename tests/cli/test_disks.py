@@ -110,6 +110,7 @@ def test_disks_that_fail_cost_saves_and_nothing_else(disk: Path, tmp_path: Path)
             saves_again(disk, client)
     given_up = [json.loads(text) for text in events(tmp_path, "SaveGivenUp")]
     assert len(given_up) >= 2 and all(each["disk"] for each in given_up)
+    assert not [each["text"] for each in given_up if "No such file" in each["text"]]
     assert read_record(tmp_path / "out" / "ledger.db").checkpoints
 
 
