@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from control.door import Arrived, Heard, Left
+from control.handshakes import Handshakes
 from control.wire import decode_at_client
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class Line:
         self.wire: Wire | None = None
         self.now_s = 0.0
         self.most = 0
+        self.handshakes = Handshakes(keyed=False, tries=1)  # nobody has keys here, and none fails
         self._late: deque[bytes] = deque()
 
     def ring(self) -> None:
