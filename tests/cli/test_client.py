@@ -45,7 +45,9 @@ def test_every_method_does_what_it_says_on_a_tree_that_trains(tmp_path: Path) ->
         assert client.checkpoint("here") == "here"
         saved = client.list_checkpoints()
         assert [each.name for each in saved if each.name == "here"] == ["here"]
-        assert client.restore("here") == next(each.version for each in saved if each.name == "here")
+        back = client.restore("here")
+        assert back == next(each.version for each in saved if each.name == "here")
+        client.wait_for(version=back + 3)
 
         worker = pid_of(tmp_path, "worker", "2")
         without = client.terminate_sphere("2")
