@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from control.client import ControlClient
 from control.errors import NoAnswer, OrderRefused
-from tests.cli.commands import ROOT, environment, wait_until
+from tests.cli.commands import ROOT, Command, environment, refused, start, wait_until
 from tests.cli.runs import ended, pid_of, running
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
@@ -87,3 +89,36 @@ def test_the_example_in_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].startswith("paused at version ") and lines[1].startswith("0 waiting ")
     assert int(lines[3].rpartition(" ")[2]) > 0 and lines[4] == f"stopped at version {summary['version']}"
+
+
+def test_each_command_asks_or_orders_and_speaks_json_to_scripts(tmp_path: Path, command: Command) -> None:
+    """One line on stdout that can be read, words for people otherwise; the story's last line is the end."""
+
+    def told(*words: str) -> Any:
+        done = command(*words, "--json", "out", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        (line,) = done.stdout.splitlines()
+        return json.loads(line)
+
+    with running(tmp_path, tree="3") as process:
+        assert told("wait", "--version", "8")["version"] >= 8
+        assert told("tree")["tree"][0] == "."
+        assert told("lr", "--rate", "0.002")["version"] > 0
+        assert told("rebalance")["version"] > 0
+        assert told("terminate", "--path", "1")["order"] == "terminate"
+        assert [each["path"] for each in told("health")["spheres"] if each["state"] == "lost"] == ["1"]
+        paused = told("pause")["version"]
+        assert told("wait", "--state", "paused")["version"] == told("status")["version"] == paused
+        assert told("stats")[""]["totals"]["micro_batches"] > 0
+        for name, word in (("tree", "terminated"), ("health", "MiB"), ("stats", "micro-batches")):
+            assert word in command(name, "out", folder=tmp_path).stdout
+        assert "goes on" in command("resume", "out", folder=tmp_path).stdout
+        with start("events", "out", "--json", folder=tmp_path) as events:
+            assert events.stdout is not None and json.loads(events.stdout.readline())["kind"] == "state"
+            assert told("stop")["version"] > paused
+            lines = [json.loads(line) for line in events.stdout]
+            events.wait(30)
+        assert lines[-1]["kind"] == "end" and events.returncode == 0
+        code, said, summary = ended(process, tmp_path)
+    assert (code, summary["status"]) == (0, "stopped"), said
+    refused(command("health", "out", folder=tmp_path), "has ended", "[LW511]", code=1)
