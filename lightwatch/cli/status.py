@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING, Any
 
 from .costs import spoken_costs
@@ -49,11 +50,9 @@ def status(arguments: argparse.Namespace) -> int:
 
 def as_builtins(found: object) -> dict[str, Any]:
     """What control answered, as JSON has it; no number is infinite there."""
-    import json
+    from control.wire import as_json
 
-    import msgspec
-
-    made = json.loads(msgspec.json.encode(found))
+    made = json.loads(as_json(found))
     assert isinstance(made, dict)
     return made
 
