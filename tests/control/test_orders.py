@@ -19,6 +19,7 @@ from control.protocol import (
     Event,
 )
 from control.record import read_record
+from control.watchers import AHEAD
 from control.wire import decode_at_client, encode
 from tests.control.fakes import Spheres, background, begun
 
@@ -176,3 +177,22 @@ def test_a_watching_client_hears_the_story_to_its_end(control: ControlProcess, s
     ]
     assert events[-1].kind == "end" and events[-1].text == "completed: reached version 2"
     assert events[-1].status.outcome == "completed" and events[-1].status.version == 2
+
+
+def test_who_follows_the_story_misses_nothing_however_long_it_is(control: ControlProcess, spheres: Spheres) -> None:
+    """More lines than are ever under way at once."""
+    with ControlClient(control.address) as client:
+        story = client.events()
+        next(story)
+        first, second = begun(spheres, "0", "1")
+        seen: list[int] = []
+        for version in range(1, AHEAD + 600):
+            first.row(version)
+            second.row(version)
+            while not seen or seen[-1] < version - 100:
+                event = next(story)
+                assert event.kind != "lost"
+                seen += [event.row.version] if event.row is not None else []
+                if not seen and version < 100:
+                    break
+    assert seen == list(range(1, len(seen) + 1)) and len(seen) > AHEAD
