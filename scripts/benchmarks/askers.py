@@ -1,8 +1,8 @@
 """Clients in a process of their own: some ask for `status` once a second each, one reads the run's story.
 
-`python -m scripts.benchmarks.askers ADDRESS SECONDS ASKERS EVENTS` prints one line of JSON when the time is over: events
-read, how many control says it left out, after how many seconds there were EVENTS of them (null: never), and how long
-each answer to `status` took. EVENTS 0: nobody reads.
+`python -m scripts.benchmarks.askers ADDRESS SECONDS ASKERS EVENTS` prints a line of JSON when the time is over: events
+that were read, how many control says it left out, after how many seconds there were EVENTS of them (null: never), and
+how long each answer to `status` took. EVENTS 0: nobody reads.
 """
 
 from __future__ import annotations
