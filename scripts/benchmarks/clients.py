@@ -240,4 +240,4 @@ def _turn(out: Path, pass_time: Any) -> float:
     made = [row["step_s"] for row in rows(out / "metrics.jsonl")[before + 1 :]]
     if len(made) < 3:
         raise Cannot(f"{len(made)} steps only in {TURN_S:g} s; a turn takes at least 3")
-    return statistics.median(made)
+    return float(statistics.median(made))
