@@ -189,7 +189,7 @@ class OrderGiven:
     what: str
     request: str
     text: str = ""
-    """For a restore: the checkpoint's name."""
+    """For a restore: the checkpoint's name; for a termination: the path."""
 
 
 @dataclass(frozen=True, kw_only=True)

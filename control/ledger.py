@@ -58,6 +58,7 @@ CREATE TABLE IF NOT EXISTS generations(
 CREATE TABLE IF NOT EXISTS versions(
     lineage INTEGER, version INTEGER, learning_rate REAL, loss REAL, digest TEXT, "check" TEXT,
     state TEXT NOT NULL CHECK (state IN ('claimed', 'agreed')), row TEXT NOT NULL, PRIMARY KEY (lineage, version));
+CREATE INDEX IF NOT EXISTS claimed ON versions(version) WHERE state = 'claimed';
 CREATE TABLE IF NOT EXISTS orders(
     number INTEGER PRIMARY KEY, what TEXT NOT NULL, wanted TEXT NOT NULL, version INTEGER);
 """

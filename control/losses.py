@@ -82,6 +82,8 @@ def expelled(state: State, now_s: float) -> SphereExpelled | None:
 
 
 def _why(state: State, seat: Seat, now_s: float) -> str:
+    if seat.path in state.wanted.terminated:
+        return f"was terminated by order, {seat.doing} [LW414]"
     if seat.failed is not None:
         if seat.failed.sick:
             return f"can't trust its memory: {seat.failed.text}"
@@ -116,7 +118,7 @@ def _why_stuck(state: State, seat: Seat, now_s: float) -> str:
     """Only who computes can be stuck, and never the only one that is left."""
     if seat.beat is None or seat.beat.phase is not Phase.COMPUTING or not seat.worked or seat.beat.failed_in != (0, 0):
         return ""
-    limit_s = max(SILENCES * state.silence_s, STEPS * state.versions.longest_s)
+    limit_s = _stuck_s(state)
     alone = not any(
         other is not seat and other.sphere in state.line() and is_here(state, other, now_s)
         for other in state.seats.values()
@@ -124,6 +126,15 @@ def _why_stuck(state: State, seat: Seat, now_s: float) -> str:
     if alone or now_s - seat.stands_s <= limit_s:
         return ""
     return f"is stuck {seat.doing}: no progress for {now_s - seat.stands_s:.1f} s [LW407]"
+
+
+def _stuck_s(state: State) -> float:
+    return max(SILENCES * state.silence_s, STEPS * state.versions.longest_s)
+
+
+def is_still(state: State, seat: Seat, now_s: float) -> bool:
+    """Whether one that computes has not moved for half the time after which it is thrown out as stuck."""
+    return seat.worked and now_s - seat.stands_s > _stuck_s(state) / 2
 
 
 def _why_unready(state: State, seat: Seat, now_s: float) -> str:

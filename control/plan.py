@@ -77,7 +77,7 @@ def _for_seat(state: State, seat: Seat, is_member: bool, now_s: float) -> Iterat
         return
     if seat.expelled:
         if not seat.told.over:
-            yield Expelled(text=seat.expelled)
+            yield Expelled(text=seat.expelled, final=seat.path in state.wanted.terminated)
         return
     if is_member:
         yield from _view(state, seat, now_s)

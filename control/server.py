@@ -29,10 +29,11 @@ from .admit import (
     superseded,
 )
 from .apply import apply
+from .clients import Clients, is_urgent
 from .clock import AwakeClock
 from .config import Settings
 from .crash import here
-from .door import Arrived, Door
+from .door import BATCH, Arrived, Door
 from .errors import LedgerError
 from .events import (
     DURABLE,
@@ -69,15 +70,16 @@ from .protocol import (
 )
 from .recall import recalled
 from .rendezvous import Rendezvous
-from .report import answer_late, answer_order, status_of, story_of, totals_by_path, tree_text
+from .report import answer_order, story_of, totals_by_path
 from .state import ControlStatus
-from .watchers import Watchers
 from .wire import encode
 
 log = logging.getLogger("control")
 
 TURN_S = 0.1
 NOTE_EVERY_S = 2.0
+READS = 8
+"""Batches of frames that are looked through for what may not wait, before what waits has its turn."""
 FENCED = 3
 """The exit code of a control that must not act for its run."""
 
@@ -91,7 +93,7 @@ class Server:
         self.door = door
         self.clock = AwakeClock()
         self.rendezvous = Rendezvous()
-        self.watchers = Watchers(door)
+        self.clients = Clients(door)
         self.guard = Guard(door, keys)
         self.state = replace(recalled(ledger, settings, self.clock.now_s()), secret=keys.words if keys else b"")
         self.journal = Journal(settings.folder)
@@ -126,7 +128,7 @@ class Server:
             self.door.watch(0)
         code = None
         while code is None:
-            ready = self.door.wait(TURN_S)
+            ready = self.door.wait(0.0 if self.clients else TURN_S)
             code = self.turn(self.clock.now_s(), 0 in ready)
         return code
 
@@ -162,8 +164,7 @@ class Server:
                         self._outbox.append((self._identity_of[sphere], message))
                         self.state = apply(self.state, Sent(sphere=sphere, message=message, at_s=now_s))
             self._flush()
-        self.watchers.answer(lambda request, number: answer_late(self.state, request, number))
-        self.watchers.tell_state(self.state, now_s)
+        self.clients.answer(self.state, now_s)
 
     def _note_totals(self, now_s: float, due_s: float = NOTE_EVERY_S) -> None:
         """What the spheres have done so far, for the record: a control that is killed leaves the last note."""
@@ -185,7 +186,7 @@ class Server:
         if story is not None:
             if story.kind != "row" or (story.row is not None and story.row.skipped):
                 log.info("%s", story.text)
-            self.watchers.tell(story, self.state, now_s)
+            self.clients.watchers.tell(story, self.state, now_s)
         if isinstance(event, GenerationBegun) and self.state.lineage > before.lineage:
             self.journal.cut_back(event.position.version)  # before the ledger: whoever dies here finds all lines again
         if self._ledger_broke or not isinstance(event, DURABLE) or (isinstance(event, SphereLost) and before.ended):
@@ -209,26 +210,37 @@ class Server:
             points.before(message)
             self.door.send(identity, encode(message))
             points.after(message)
-        self.watchers.flush()
+        self.clients.watchers.flush()
 
     # ---------------------------------------------------------------- hearing
 
     def _hear(self, now_s: float) -> None:
-        for heard in self.door.receive():
-            if not isinstance(heard, Arrived):
-                self._left(heard.identity, now_s)
-                continue
-            message = self.guard.admitted(heard, now_s)
-            if message is None:
-                continue
-            if isinstance(message, Ask):
-                self._on_ask(heard.identity, message, now_s)
-                if not heard.live:  # it has left already, so nothing will say so again
-                    self.watchers.forget(heard.identity)
-            elif isinstance(message, Hello):
-                self._on_hello(heard.identity, message, now_s)
+        """First what may not wait, in all that has come by now; then what was asked."""
+        for _ in range(READS):
+            batch = self.door.receive()
+            for heard in batch:
+                if isinstance(heard, Arrived):
+                    self._on_frame(heard, now_s)
+                else:
+                    self._left(heard.identity, now_s)
+            if len(batch) < BATCH or self._fenced:
+                break
+        for identity, ask, live in self.clients.take():
+            self._on_ask(identity, ask, live, now_s)
+
+    def _on_frame(self, heard: Arrived, now_s: float) -> None:
+        message = self.guard.admitted(heard, now_s)
+        if message is None:
+            return
+        if isinstance(message, Ask):
+            if is_urgent(message):
+                self._on_ask(heard.identity, message, heard.live, now_s)
             else:
-                self._on_sphere(heard, message, now_s)
+                self.clients.queue(heard.identity, message, heard.live)
+        elif isinstance(message, Hello):
+            self._on_hello(heard.identity, message, now_s)
+        else:
+            self._on_sphere(heard, message, now_s)
 
     def _throw_out(self, now_s: float) -> None:
         """Whose key was revoked, also while no control ran."""
@@ -237,7 +249,7 @@ class Server:
             self._happen(event, now_s)
 
     def _left(self, identity: bytes, now_s: float) -> None:
-        self.watchers.forget(identity)
+        self.clients.left(identity)
         self.guard.forget(identity)
         self._early.pop(identity, None)
         sphere = self._seated(identity)
@@ -315,20 +327,16 @@ class Server:
         old = row.version <= versions.held and row.version not in versions.claims
         return self.ledger.row(row.version) if old and not self._ledger_broke else None
 
-    def _on_ask(self, identity: bytes, ask: Ask, now_s: float) -> None:
+    def _on_ask(self, identity: bytes, ask: Ask, live: bool, now_s: float) -> None:
+        said: Answer | None
         if ask.what in ORDERS:
-            answer = self._order(ask, now_s)
-            if answer.ok and answer.number is not None and answer.version is None:
-                self.watchers.wait_for(identity, ask.request, answer.number)
-        elif ask.what == "status":
-            answer = Answer(request=ask.request, ok=True, status=status_of(self.state, now_s))
-        elif ask.what == "tree":
-            answer = Answer(request=ask.request, ok=True, text=tree_text(self.state, now_s))
-        elif ask.what == "watch":
-            answer = self.watchers.add(identity, ask, status_of(self.state, now_s))
+            said = self.clients.ordered(identity, ask, self._order(ask, now_s))
         else:
-            answer = Answer(request=ask.request, ok=False, text=f"control does not know {ask.what[:40]!r} [LW506]")
-        self._outbox.append((identity, answer))
+            said = self.clients.asked(identity, ask, self.state, now_s)
+        if said is not None:
+            self._outbox.append((identity, said))
+        if not live:  # it has left already, so nothing will say so again
+            self.clients.left(identity)
 
     def _order(self, ask: Ask, now_s: float) -> Answer:
         event = admit_order(self.state, ask)

@@ -135,7 +135,7 @@ class Seat:
 
 @dataclass(frozen=True)
 class Order:
-    """An order given, and the version from which it is in force (None: not yet). text: what a restore names."""
+    """An order given, and the version from which it is in force (None: not yet). text: as in OrderGiven."""
 
     wanted: Wanted
     what: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from control.admit import ORDERS
 from control.entrance import Enrol
 from control.protocol import (
     Ask,
@@ -38,11 +39,11 @@ OF_SPHERES: list[ToControl] = [
     StoreAdd(generation=GENERATION, request=1, key="k", amount=1),
     StoreDelete(generation=GENERATION, request=1, key="k"),
 ]
-LOOKING: list[ToControl] = [Ask(request="r", what=what) for what in ("status", "tree", "watch")]
-ORDERING: list[ToControl] = [
+LOOKING: list[ToControl] = [
     Ask(request="r", what=what)
-    for what in ("pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore", "anything else")
+    for what in ("status", "tree", "health", "stats", "checkpoints", "wait", "watch", "heard")
 ]
+ORDERING: list[ToControl] = [Ask(request="r", what=what) for what in (*ORDERS, "anything else")]
 ENROLLING: list[ToControl] = [Enrol(public="p", name="n")]
 MAY = {
     Role.SPHERE: OF_SPHERES,
