@@ -36,6 +36,23 @@ def why_not_here(state: State, hello: Hello, key: str = "") -> str:
         )
     if key and hello.port and not hello.larder_key:
         return f"sphere {hello.path}: it would hand out the state in the clear, in a run with keys [LW542]"
+    return _why_out_of_reach(state, hello)
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address in ("::1", "localhost")
+
+
+def _why_out_of_reach(state: State, hello: Hello) -> str:
+    """Why it and others could not reach each other: a loopback leads to no other machine."""
+    for seat in state.seats.values():
+        other = seat.hello
+        if seat.connected and not seat.expelled and _is_loopback(other.address) != _is_loopback(hello.address):
+            return (
+                f"sphere {hello.path}: it would be reached at {hello.address}, sphere {other.path} is at "
+                f"{other.address}, and a loopback leads to no other machine; start all of them with control's address "
+                "in the network, or with --interface [LW408]"
+            )
     return ""
 
 
@@ -48,7 +65,7 @@ def is_free_for(seat: Seat, key: str) -> bool:
 
 def _why_no_place(state: State, path: str) -> str:
     """Why the tree can't grow by this path. Before the run has begun it is as it was asked for."""
-    if state.begun is None:
+    if state.begun is None and not state.wait_for:
         shown = ", ".join(state.paths[:6]) + (", …" if len(state.paths) > 6 else "")
         return f"sphere {path}: no such path in the tree {state.tree or shown!r}; it has {shown} [LW405]"
     try:

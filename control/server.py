@@ -29,10 +29,12 @@ from .admit import (
     superseded,
 )
 from .apply import apply
+from .brief import briefed
 from .clock import AwakeClock
 from .config import Settings
 from .crash import here
 from .door import Arrived, Door
+from .entrance import Brief, Briefed
 from .errors import LedgerError
 from .events import (
     DURABLE,
@@ -102,7 +104,7 @@ class Server:
         self._identity_of: dict[int, bytes] = {}
         self._sphere_of: dict[bytes, int] = {}
         self._early: dict[bytes, Hello] = {}
-        self._outbox: list[tuple[bytes, ToSphere | Answer]] = []
+        self._outbox: list[tuple[bytes, ToSphere | Answer | Briefed]] = []
         self._ledger_broke = False
         self._terms = 0
         self._terms_seen = 0
@@ -227,6 +229,8 @@ class Server:
                     self.watchers.forget(heard.identity)
             elif isinstance(message, Hello):
                 self._on_hello(heard.identity, message, now_s)
+            elif isinstance(message, Brief):
+                self._outbox.append((heard.identity, briefed(self.settings.folder, self.settings.run_id)))
             else:
                 self._on_sphere(heard, message, now_s)
 

@@ -31,7 +31,7 @@ def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: s
 
     config: the text of config.toml. Signals are caught until the summary is written.
     """
-    if settings.point is None:
+    if settings.point is None and not settings.again:
         settings.folder.make(config)
     else:
         settings.folder.reopen(config)

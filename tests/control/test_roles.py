@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from control.entrance import Enrol
+from control.entrance import Brief, Enrol
 from control.protocol import (
     Ask,
     Beat,
@@ -37,6 +37,7 @@ OF_SPHERES: list[ToControl] = [
     StoreGet(generation=GENERATION, request=1, keys=["k"]),
     StoreAdd(generation=GENERATION, request=1, key="k", amount=1),
     StoreDelete(generation=GENERATION, request=1, key="k"),
+    Brief(),
 ]
 LOOKING: list[ToControl] = [Ask(request="r", what=what) for what in ("status", "tree", "watch")]
 ORDERING: list[ToControl] = [
