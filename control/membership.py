@@ -84,8 +84,13 @@ def follows(hello: Hello, seat: Seat, key: str = "") -> bool:
 
 
 def is_same_process(seat: Seat, hello: Hello, key: str = "") -> bool:
-    """Whether this Hello comes from the process that has the seat, back after a broken connection."""
-    return (hello.path, hello.pid, hello.host, key) == (seat.path, seat.hello.pid, seat.hello.host, seat.key)
+    """Whether this Hello comes from the process that has the seat, back after a broken connection.
+
+    Its number alone doesn't tell: in a container that is started anew the next process has the same one.
+    """
+    own = seat.hello
+    known = (own.path, own.pid, own.host, own.nonce, seat.key)
+    return known == (hello.path, hello.pid, hello.host, hello.nonce, key)
 
 
 def speaks_for_itself(seat: Seat, hello: Hello) -> bool:
