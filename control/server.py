@@ -137,8 +137,8 @@ class Server:
         try:
             self._hear(now_s)
             self._throw_out(now_s)
-            if lifeline and not os.read(0, 4096):
-                return self._end_at_once("the launcher died [LW514]", now_s)
+            if lifeline and not os.read(0, 4096):  # its spheres die with it; those from elsewhere wait for the next
+                return 1 if self.state.wait_for else self._end_at_once("the launcher died [LW514]", now_s)
             if self._fenced:
                 log.error("%s", self._fenced)
                 return FENCED

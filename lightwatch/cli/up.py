@@ -23,14 +23,16 @@ EXIT = {"completed": 0, "stopped": 0}
 
 def up(arguments: argparse.Namespace) -> int:
     """Judge all input, then run control until the run is over; the exit code. Raises ConfigError, DataError."""
+    from control.record import read_record
+
     terminal = Terminal(json_only=arguments.json, quiet=arguments.quiet)
     if arguments.wait_for < 1 or arguments.machines < 1:
         raise ConfigError("--wait-for and --machines must be at least 1 [LW002]")
     folder = _begun(arguments.dir)
     if folder is not None and is_over(folder):
-        summary = read_json(folder.summary) or {"status": "completed"}
-        terminal.tell(f"{folder.path}: this run is over: {summary['status']}")
-        return EXIT.get(str(summary["status"]), 1)
+        status = read_record(folder.ledger).status
+        terminal.tell(f"{folder.path}: this run is over: {status}")
+        return EXIT.get(status, 1)
     settings = _settled(arguments) if folder is None else _taken_up(arguments, folder)
     training = settings.run.training
     wait_for = arguments.wait_for if folder is None else 0
@@ -40,12 +42,20 @@ def up(arguments: argparse.Namespace) -> int:
 
 
 def _begun(name: str | None) -> RunFolder | None:
-    """The run that this folder holds, if it holds one."""
-    folder = Path(name).absolute() if name else None
-    card = read_json(folder / "control.json") if folder else None
-    if folder is None or card is None or not (folder / "ledger.db").exists():
+    """The run that this folder holds, if it holds one. Whoever was killed may have left no more than its config: that
+    is a run too, in which nothing has happened."""
+    from control.errors import LedgerError
+    from control.record import read_record
+
+    folder = RunFolder(Path(name).absolute(), "") if name else None
+    if folder is None or not folder.config.exists():
         return None
-    return RunFolder(folder, str(card.get("run_id", "")))
+    if not folder.ledger.exists():
+        return RunFolder(folder.path, RunFolder.new_id())
+    try:
+        return RunFolder(folder.path, read_record(folder.ledger).run_id)
+    except LedgerError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _settled(arguments: argparse.Namespace) -> Settings:
@@ -75,7 +85,7 @@ def _taken_up(arguments: argparse.Namespace, folder: RunFolder) -> Settings:
 
     run = load(folder.config, RunConfig())
     card = read_json(folder.address) or {}
-    run = merge(run, control={"listen": arguments.listen or str(card["address"])})
+    run = merge(run, control={"listen": arguments.listen or str(card.get("address", run.control.listen))})
     paths, alone = judged_paths(run.control, folder)
     return Settings(run, paths, alone, folder, machines=arguments.machines, again=True)
 
