@@ -62,8 +62,9 @@ def _fail(reason: str, now_s: float, usage: bool = False) -> RunEnded:
 
 
 def _refused(state: State, now_s: float) -> Event | None:
-    """Before the run has begun it needs everybody; later a sphere that does not fit is left outside."""
-    texts = [seat.refused for seat in state.seats.values() if seat.refused] if state.begun is None else []
+    """Before the run has begun it needs everybody whom its tree names; else who does not fit is left outside."""
+    needed = state.begun is None and not state.wait_for
+    texts = [seat.refused for seat in state.seats.values() if seat.refused] if needed else []
     return _fail(texts[0], now_s) if texts else None
 
 
@@ -71,7 +72,7 @@ def _failed(state: State, now_s: float) -> Event | None:
     """What a member of the run says it can't do would fail on the others too; a sick one is the exception."""
     for seat in state.seats.values():
         if seat.failed is not None and not seat.failed.sick and not seat.expelled:
-            if state.begun is None or seat.sphere in state.line():
+            if (state.begun is None and not state.wait_for) or seat.sphere in state.line():
                 return _fail(f"{seat.name} failed {seat.doing}: {seat.failed.text}", now_s, seat.failed.usage)
     return None
 

@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from .entrance import Enrol
+from .entrance import Brief, Enrol
 from .status import Health, NodeStats, SavedCheckpoint, Status, Traffic
 from .store import StoreAdd as StoreAdd
 from .store import StoreDelete as StoreDelete
@@ -376,4 +376,4 @@ StoreRequest: TypeAlias = StoreSet | StoreGet | StoreAdd | StoreDelete
 FromSphere: TypeAlias = Hello | Proof | Beat | Row | Ready | Saving | Closed | Failed | StoreRequest
 ToSphere: TypeAlias = Welcome | Refused | Expelled | View | Go | Tick | Orders | Seal | SaveOver | End | StoreReply
 ToClient: TypeAlias = Answer | Event
-ToControl: TypeAlias = FromSphere | Ask | Enrol
+ToControl: TypeAlias = FromSphere | Ask | Enrol | Brief

@@ -29,11 +29,13 @@ from .admit import (
     superseded,
 )
 from .apply import apply
+from .brief import briefed
 from .clients import Clients, is_urgent
 from .clock import AwakeClock
 from .config import Settings
 from .crash import here
 from .door import BATCH, Arrived, Door
+from .entrance import Brief, Briefed
 from .errors import LedgerError
 from .events import (
     DURABLE,
@@ -104,7 +106,7 @@ class Server:
         self._identity_of: dict[int, bytes] = {}
         self._sphere_of: dict[bytes, int] = {}
         self._early: dict[bytes, Hello] = {}
-        self._outbox: list[tuple[bytes, ToSphere | Answer]] = []
+        self._outbox: list[tuple[bytes, ToSphere | Answer | Briefed]] = []
         self._ledger_broke = False
         self._terms = 0
         self._terms_seen = 0
@@ -137,8 +139,8 @@ class Server:
         try:
             self._hear(now_s)
             self._throw_out(now_s)
-            if lifeline and not os.read(0, 4096):
-                return self._end_at_once("the launcher died [LW514]", now_s)
+            if lifeline and not os.read(0, 4096):  # its spheres die with it; those from elsewhere wait for the next
+                return 1 if self.state.wait_for else self._end_at_once("the launcher died [LW514]", now_s)
             if self._fenced:
                 log.error("%s", self._fenced)
                 return FENCED
@@ -239,6 +241,8 @@ class Server:
                 self.clients.queue(heard.identity, message, heard.live)
         elif isinstance(message, Hello):
             self._on_hello(heard.identity, message, now_s)
+        elif isinstance(message, Brief):
+            self._outbox.append((heard.identity, briefed(self.settings.folder, self.settings.run_id)))
         else:
             self._on_sphere(heard, message, now_s)
 

@@ -16,6 +16,7 @@ from .events import GenerationBegun, RestoreRefused, RunEnded
 from .protocol import NO_GENERATION, Beat, Closed, Failed, Generation, Hello, Member, Proof, Ready, Saving, Wanted
 from .saves import Key, Saves
 from .totals import Account
+from .tree import wait_for
 from .versions import Versions
 
 UNHEARD_OF = 1000
@@ -225,6 +226,11 @@ class State:
         """The seat of the sphere that took `path`."""
         sphere = self.sphere_at.get(path)
         return self.seats[sphere] if sphere is not None else None
+
+    @property
+    def wait_for(self) -> int:
+        """How many spheres the run begins with, wherever they are; 0: its tree names its paths."""
+        return wait_for(self.tree)
 
     def line(self) -> set[int]:
         """The members of the running generation: only who was one of them may carry on while one of them lives."""

@@ -24,6 +24,7 @@ from lightwatch.saver import Home
 from lightwatch.sync import Sick
 from lightwatch.trace import Trace
 
+from .address import own_address
 from .folder import Folder
 from .groups import Worn
 from .larder import Larder
@@ -46,6 +47,7 @@ def main(
     former: int = 0,
     pulse: Callable[..., None] | None = None,
     key: str = "",
+    interface: str = "",
 ) -> int:
     """Be the sphere at `path` of the run in `run_dir` until the run is over; the exit code: 0 done, 1 the run failed,
     2 the user's input is to blame, 75 this process must be started anew and the run goes on.
@@ -53,6 +55,7 @@ def main(
     script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml. profile: write one. former:
     process id of the sphere here before, which is dead. pulse: tells the supervisor that this process lives; given
     b"v", that it made a version. key: this machine's key file; empty: the one that it has for the run, if any.
+    interface: by which the others reach it; empty: the one that leads to control.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     crash.arm(run_dir, "sphere", path)
@@ -64,7 +67,12 @@ def main(
     except KeyFileError as error:
         print(error, file=sys.stderr)
         return 2
-    larder = Larder(pair=Pair.draw() if own is not None else None)
+    try:
+        reached_at = own_address(address, interface)
+    except ConfigError as error:  # a cable that is out, a name that can't be looked up: it may be better in a moment
+        print(error, file=sys.stderr)
+        return START_ANEW
+    larder = Larder(reached_at, Pair.draw() if own is not None else None)
     link = Link(address, _hello(run_id, path, former, larder), silence_s, pulse=pulse, key=own)
     folder = _folder(run_dir, path, run, bool(script))
     sync = TreeSync(link, run_id, silence_s, larder=larder, folder=folder, pulse=pulse)
@@ -119,6 +127,7 @@ def _hello(run_id: str, path: str, former: int, larder: Larder) -> Hello:
         path=path,
         pid=os.getpid(),
         host=socket.gethostname(),
+        address=larder.address,
         former=former,
         port=larder.port,
         nonce=uuid.uuid4().hex,

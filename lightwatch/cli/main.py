@@ -59,6 +59,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             from .chaos import chaos as command
         case "checkpoints":
             from .checkpoints import checkpoints as command
+        case "up":
+            from .up import up as command
+        case "join":
+            from .join import join as command
         case "keys":
             from .keys import keys as command
         case "explain":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from control.admit import ORDERS
-from control.entrance import Enrol
+from control.entrance import Brief, Enrol
 from control.protocol import (
     Ask,
     Beat,
@@ -38,6 +38,7 @@ OF_SPHERES: list[ToControl] = [
     StoreGet(generation=GENERATION, request=1, keys=["k"]),
     StoreAdd(generation=GENERATION, request=1, key="k", amount=1),
     StoreDelete(generation=GENERATION, request=1, key="k"),
+    Brief(),
 ]
 LOOKING: list[ToControl] = [
     Ask(request="r", what=what)
