@@ -94,8 +94,8 @@ def _for_seat(state: State, seat: Seat, is_member: bool, now_s: float) -> Iterat
 
 
 def tick_s(silence_s: float) -> float:
-    """Seconds between Ticks: often enough that losing a few is no silence, and below 1 KB/s a sphere."""
-    return min(max(silence_s / 25, 0.05), 0.5)
+    """Seconds between Ticks: as often as a sphere beats, so that losing a few is no silence."""
+    return min(max(silence_s / 10, 0.05), 1.0)
 
 
 def _view(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:

@@ -71,6 +71,7 @@ from .recall import recalled
 from .rendezvous import Rendezvous
 from .report import answer_late, answer_order, status_of, story_of, totals_by_path, tree_text
 from .state import ControlStatus
+from .told import all_sent
 from .watchers import Watchers
 from .wire import encode
 
@@ -154,13 +155,15 @@ class Server:
         """Do what is to be done until nothing is left."""
         self._flush()
         while effects := plan(self.state, now_s):
+            sent: list[Sent] = []
             for effect in effects:
                 match effect:
                     case Decide(event):
                         self._happen(event, now_s)
                     case Send(sphere, message):
                         self._outbox.append((self._identity_of[sphere], message))
-                        self.state = apply(self.state, Sent(sphere=sphere, message=message, at_s=now_s))
+                        sent.append(Sent(sphere=sphere, message=message, at_s=now_s))
+            self.state = all_sent(self.state, sent) if sent else self.state
             self._flush()
         self.watchers.answer(lambda request, number: answer_late(self.state, request, number))
         self.watchers.tell_state(self.state, now_s)
