@@ -10,6 +10,7 @@ from .errors import IllegalMove
 from .events import (
     Adopted,
     CheckpointSaved,
+    DealKept,
     Event,
     EverybodyLeft,
     GenerationBegun,
@@ -78,6 +79,8 @@ def apply(state: State, event: Event) -> State:
             return _resumed(state, event)
         case VersionSettled():
             return changed(state, versions=settle(state.versions, event.sphere, event.row))
+        case DealKept():
+            return changed(state, deal_kept=event.version)
         case Adopted():
             return changed(state, adopting_s=None)
         case Remembered():
@@ -308,6 +311,7 @@ def _of_a_new_lineage(state: State, event: GenerationBegun) -> State:
         orders=orders,
         seats=seats,
         restoring=0,
+        deal_kept=-1,
         lineage=event.position.lineage,
         origin=version,
     )

@@ -349,9 +349,8 @@ class Ledger:
             self._set(key, value)
 
     def _set(self, key: str, value: Any) -> None:
-        self._execute(
-            "INSERT OR REPLACE INTO run(key, value) VALUES (?, ?)", (key, msgspec.json.encode(value).decode())
-        )
+        text = msgspec.json.encode(value).decode()
+        self._execute("INSERT OR REPLACE INTO run(key, value) VALUES (?, ?)", (key, text))
 
     # ---------------------------------------------------------------- SQLite
 

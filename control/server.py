@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from dataclasses import replace
 
 from . import points
@@ -32,8 +33,8 @@ from .apply import apply
 from .clock import AwakeClock
 from .config import Settings
 from .crash import here
-from .door import Arrived, Door
-from .errors import LedgerError
+from .door import BATCH, Arrived, Door
+from .errors import LedgerError, why_broken
 from .events import (
     DURABLE,
     Event,
@@ -53,7 +54,7 @@ from .journal import Journal
 from .keys import Keys
 from .ledger import Ledger
 from .membership import differences, of_revoked, speaks_for_itself
-from .plan import Decide, Send, plan
+from .plan import Decide, Send, plan, rest_s
 from .protocol import (
     Answer,
     Ask,
@@ -108,6 +109,7 @@ class Server:
         self._terms = 0
         self._terms_seen = 0
         self._noted_s = 0.0
+        self._more = False
 
     # ---------------------------------------------------------------- the loop
 
@@ -129,6 +131,8 @@ class Server:
         while code is None:
             ready = self.door.wait(TURN_S)
             code = self.turn(self.clock.now_s(), 0 in ready)
+            if not self._more:
+                time.sleep(rest_s(len(self.state.seats)))
         return code
 
     def turn(self, now_s: float, lifeline: bool = False) -> int | None:
@@ -208,16 +212,20 @@ class Server:
         if not self._ledger_broke:
             self.ledger.commit()
         outbox, self._outbox = self._outbox, []
+        frames: dict[int, bytes] = {}  # what is said to many is one object, and encoded once
         for identity, message in outbox:
             points.before(message)
-            self.door.send(identity, encode(message))
+            frame = frames.get(id(message)) or frames.setdefault(id(message), encode(message))
+            self.door.send(identity, frame)
             points.after(message)
         self.watchers.flush()
 
     # ---------------------------------------------------------------- hearing
 
     def _hear(self, now_s: float) -> None:
-        for heard in self.door.receive():
+        came = self.door.receive()
+        self._more = len(came) >= BATCH
+        for heard in came:
             if not isinstance(heard, Arrived):
                 self._left(heard.identity, now_s)
                 continue
@@ -376,19 +384,10 @@ class Server:
             raise error
         self._ledger_broke = True
         if self.state.ended is None:
-            end = RunEnded(status="failed", reason=_why_broken(error), at_s=now_s)
+            end = RunEnded(status="failed", reason=why_broken(error), at_s=now_s)
             self._happen(end, now_s)
             try:
                 self.ledger.record(end)
                 self.ledger.commit()
             except LedgerError:
                 log.error("the end is not in the ledger either")
-
-
-def _why_broken(error: Exception) -> str:
-    """Why control can't go on."""
-    if isinstance(error, LedgerError):
-        return f"control can't go on: {error}"
-    if isinstance(error, OSError):
-        return f"control can't go on: the disk under the run's folder fails: {error} [LW601]"
-    return f"control broke: {type(error).__name__}: {error} [LW901]"
