@@ -159,11 +159,11 @@ class Ledger:
 
     def note_totals(self, totals: dict[str, Totals]) -> None:
         """Note what each path's spheres have done so far, in place of the last such note."""
-        self.set(TOTALS, msgspec.to_builtins(totals))
+        self.set(TOTALS, totals)
 
     def note_progress(self, progress: Progress) -> None:
         """Note the best and last figures of all versions so far, in place of the last such note."""
-        self.set(PROGRESS, msgspec.to_builtins(progress))
+        self.set(PROGRESS, progress)
 
     # ---------------------------------------------------------------- read back, by a control that starts anew
 
@@ -356,7 +356,8 @@ class Ledger:
             self._set(key, value)
 
     def _set(self, key: str, value: Any) -> None:
-        self._execute("INSERT OR REPLACE INTO run(key, value) VALUES (?, ?)", (key, json.dumps(value)))
+        text = msgspec.json.encode(value).decode()
+        self._execute("INSERT OR REPLACE INTO run(key, value) VALUES (?, ?)", (key, text))
 
     # ---------------------------------------------------------------- SQLite
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from dataclasses import replace
 
 from . import points
@@ -36,7 +37,7 @@ from .config import Settings
 from .crash import here
 from .door import BATCH, Arrived, Door
 from .entrance import Brief, Briefed
-from .errors import LedgerError
+from .errors import LedgerError, why_broken
 from .events import (
     DURABLE,
     Event,
@@ -56,7 +57,7 @@ from .journal import Journal
 from .keys import Keys
 from .ledger import Ledger
 from .membership import differences, of_revoked, speaks_for_itself
-from .plan import Decide, Send, plan
+from .plan import Decide, Send, plan, rest_s
 from .protocol import (
     Answer,
     Ask,
@@ -74,6 +75,7 @@ from .recall import recalled
 from .rendezvous import Rendezvous
 from .report import answer_order, story_of, totals_by_path
 from .state import ControlStatus
+from .told import all_sent
 from .wire import encode
 
 log = logging.getLogger("control")
@@ -111,6 +113,7 @@ class Server:
         self._terms = 0
         self._terms_seen = 0
         self._noted_s = 0.0
+        self._more = False
 
     # ---------------------------------------------------------------- the loop
 
@@ -132,6 +135,8 @@ class Server:
         while code is None:
             ready = self.door.wait(0.0 if self.clients else TURN_S)
             code = self.turn(self.clock.now_s(), 0 in ready)
+            if not self._more:
+                time.sleep(rest_s(len(self.state.seats)))
         return code
 
     def turn(self, now_s: float, lifeline: bool = False) -> int | None:
@@ -158,13 +163,15 @@ class Server:
         """Do what is to be done until nothing is left."""
         self._flush()
         while effects := plan(self.state, now_s):
+            sent: list[Sent] = []
             for effect in effects:
                 match effect:
                     case Decide(event):
                         self._happen(event, now_s)
                     case Send(sphere, message):
                         self._outbox.append((self._identity_of[sphere], message))
-                        self.state = apply(self.state, Sent(sphere=sphere, message=message, at_s=now_s))
+                        sent.append(Sent(sphere=sphere, message=message, at_s=now_s))
+            self.state = all_sent(self.state, sent) if sent else self.state
             self._flush()
         self.clients.answer(self.state, now_s)
 
@@ -208,9 +215,11 @@ class Server:
         if not self._ledger_broke:
             self.ledger.commit()
         outbox, self._outbox = self._outbox, []
+        frames: dict[int, bytes] = {}  # what is said to many is one object, and encoded once
         for identity, message in outbox:
             points.before(message)
-            self.door.send(identity, encode(message))
+            frame = frames.get(id(message)) or frames.setdefault(id(message), encode(message))
+            self.door.send(identity, frame)
             points.after(message)
         self.clients.watchers.flush()
 
@@ -220,12 +229,13 @@ class Server:
         """First what may not wait, in all that has come by now; then what was asked."""
         for _ in range(READS):
             batch = self.door.receive()
+            self._more = len(batch) >= BATCH
             for heard in batch:
                 if isinstance(heard, Arrived):
                     self._on_frame(heard, now_s)
                 else:
                     self._left(heard.identity, now_s)
-            if len(batch) < BATCH or self._fenced:
+            if not self._more or self._fenced:
                 break
         for identity, ask, live in self.clients.take():
             self._on_ask(identity, ask, live, now_s)
@@ -385,19 +395,10 @@ class Server:
             raise error
         self._ledger_broke = True
         if self.state.ended is None:
-            end = RunEnded(status="failed", reason=_why_broken(error), at_s=now_s)
+            end = RunEnded(status="failed", reason=why_broken(error), at_s=now_s)
             self._happen(end, now_s)
             try:
                 self.ledger.record(end)
                 self.ledger.commit()
             except LedgerError:
                 log.error("the end is not in the ledger either")
-
-
-def _why_broken(error: Exception) -> str:
-    """Why control can't go on."""
-    if isinstance(error, LedgerError):
-        return f"control can't go on: {error}"
-    if isinstance(error, OSError):
-        return f"control can't go on: the disk under the run's folder fails: {error} [LW601]"
-    return f"control broke: {type(error).__name__}: {error} [LW901]"

@@ -186,6 +186,8 @@ class State:
     saves: Saves = field(default_factory=Saves)
     restoring: int = 0
     """The order to restore that is not obeyed yet; 0: none."""
+    deal_kept: int = -1
+    """The version up to which the deal was held against what all members told."""
     refusals: dict[int, RestoreRefused] = field(default_factory=dict)
     """Orders to restore that could not be obeyed, and why."""
     lineage: int = 0
