@@ -18,13 +18,11 @@ from dataclasses import replace
 from . import points
 from .admit import (
     ORDERS,
-    Admission,
     Already,
     Fenced,
     NotYet,
     Refusal,
     admit,
-    admit_hello,
     admit_order,
     refused,
     superseded,
@@ -56,7 +54,7 @@ from .guard import Guard
 from .journal import Journal
 from .keys import Keys
 from .ledger import Ledger
-from .membership import differences, of_revoked, speaks_for_itself
+from .membership import differences, of_revoked
 from .plan import Decide, Send, plan, rest_s
 from .protocol import (
     Answer,
@@ -74,6 +72,7 @@ from .protocol import (
 from .recall import recalled
 from .rendezvous import Rendezvous
 from .report import answer_order, story_of, totals_by_path
+from .speakers import Speakers
 from .state import ControlStatus
 from .told import all_sent
 from .wire import encode
@@ -97,6 +96,7 @@ class Server:
         self.door = door
         self.clock = AwakeClock()
         self.rendezvous = Rendezvous()
+        self.speakers = Speakers()
         self.clients = Clients(door)
         self.guard = Guard(door, keys)
         self.state = replace(recalled(ledger, settings, self.clock.now_s()), secret=keys.words if keys else b"")
@@ -105,8 +105,6 @@ class Server:
         if self.state.begun is not None and self.state.generation == self.state.running:
             self.rendezvous.begin(self.state.generation)
         self._fenced = ""
-        self._identity_of: dict[int, bytes] = {}
-        self._sphere_of: dict[bytes, int] = {}
         self._early: dict[bytes, Hello] = {}
         self._outbox: list[tuple[bytes, ToSphere | Answer | Briefed]] = []
         self._ledger_broke = False
@@ -169,7 +167,7 @@ class Server:
                     case Decide(event):
                         self._happen(event, now_s)
                     case Send(sphere, message):
-                        self._outbox.append((self._identity_of[sphere], message))
+                        self._outbox.append((self.speakers.of(sphere), message))
                         sent.append(Sent(sphere=sphere, message=message, at_s=now_s))
             self.state = all_sent(self.state, sent) if sent else self.state
             self._flush()
@@ -266,15 +264,10 @@ class Server:
         self.clients.left(identity)
         self.guard.forget(identity)
         self._early.pop(identity, None)
-        sphere = self._seated(identity)
-        if sphere is not None and self._identity_of[sphere] == identity:
+        sphere = self.speakers.seated(identity, self.state)
+        if sphere is not None and self.speakers.of(sphere) == identity:
             self.rendezvous.forget(sphere)
             self._happen(SphereLost(sphere=sphere, at_s=now_s), now_s)
-
-    def _seated(self, identity: bytes) -> int | None:
-        """Who speaks there; None also for one that was replaced and forgotten, though it may speak on."""
-        sphere = self._sphere_of.get(identity)
-        return sphere if sphere in self.state.seats else None
 
     def _on_hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
         self._admit_hello(identity, hello, now_s)
@@ -283,15 +276,11 @@ class Server:
 
     def _admit_hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
         key = self.guard.key_of(identity)
-        former = self.state.seat_at(hello.path)
-        speaks = self._identity_of.get(former.sphere) if former is not None and former.connected else None
-        event: Admission = admit_hello(self.state, hello, now_s, key)
-        known = speaks in (None, identity) or (former is not None and speaks_for_itself(former, hello))
-        if isinstance(event, SphereReturned) and not known:
-            event = Refusal(f"sphere {hello.path}: it speaks over a connection that stands, this is another [LW405]")
+        former, speaks = self.state.seat_at(hello.path), self.speakers.speaker(hello.path, self.state)
+        event = self.speakers.admission(self.state, identity, hello, now_s, key)
         if isinstance(event, Remembered):
             self._happen(event, now_s)
-            event = admit_hello(self.state, hello, now_s, key)
+            event = self.speakers.admission(self.state, identity, hello, now_s, key)
         if isinstance(event, Fenced | Remembered):
             self._fenced = event.text if isinstance(event, Fenced) else "what spheres remember has no end [LW901]"
             return
@@ -302,11 +291,7 @@ class Server:
             self.guard.complaints.say("refused", event.text, now_s)
             self._outbox.append((identity, refused(self.state, hello, event)))
             return
-        old = self._identity_of.get(event.sphere)
-        if old is not None:
-            self._sphere_of.pop(old, None)
-        self._identity_of[event.sphere] = identity
-        self._sphere_of[identity] = event.sphere
+        self.speakers.give(event.sphere, identity)
         self._happen(event, now_s)
         held = self.state.versions.held
         welcome = Welcome(sphere=event.sphere, incarnation=self.state.incarnation, rows_held=held)
@@ -315,7 +300,7 @@ class Server:
             self._outbox.append((speaks, Expelled(text=f"sphere {hello.path} has a successor, pid {hello.pid}")))
 
     def _on_sphere(self, heard: Arrived, message: FromSphere, now_s: float) -> None:
-        sphere = self._seated(heard.identity)
+        sphere = self.speakers.seated(heard.identity, self.state)
         if sphere is None or isinstance(message, Hello):
             return
         if isinstance(message, Beat) and message.incarnation > self.state.incarnation:
@@ -325,7 +310,7 @@ class Server:
             self._happen(SphereReturned(sphere=sphere, at_s=now_s), now_s)
         if isinstance(message, StoreRequest):
             for who, reply in self.rendezvous.handle(sphere, message):
-                self._outbox.append((self._identity_of[who], reply))
+                self._outbox.append((self.speakers.of(who), reply))
             return
         event = admit(self.state, sphere, message, now_s)
         if isinstance(event, SphereReported):
