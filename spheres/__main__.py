@@ -44,7 +44,9 @@ def main() -> int:
             )
         code = Supervisor(post, lifeline=has_launcher).run()
     except _mistakes() as error:
-        print(f"spheres: {error}", file=sys.stderr)
+        from lightwatch.errors import coded
+
+        print(coded(f"spheres: {error}", "LW602"), file=sys.stderr)
         return USAGE
     return code if control is None else control.wait() or code
 
