@@ -29,7 +29,7 @@ from .admit import (
     superseded,
 )
 from .apply import apply
-from .brief import briefed
+from .checkup import CheckedUp, CheckUp
 from .clock import AwakeClock
 from .config import Settings
 from .crash import here
@@ -70,6 +70,7 @@ from .protocol import (
     Welcome,
 )
 from .recall import recalled
+from .reception import Reception
 from .rendezvous import Rendezvous
 from .report import answer_late, answer_order, status_of, story_of, totals_by_path, tree_text
 from .state import ControlStatus
@@ -94,6 +95,7 @@ class Server:
         self.clock = AwakeClock()
         self.rendezvous = Rendezvous()
         self.watchers = Watchers(door)
+        self.reception = Reception(settings.folder, settings.run_id)
         self.guard = Guard(door, keys)
         self.state = replace(recalled(ledger, settings, self.clock.now_s()), secret=keys.words if keys else b"")
         self.journal = Journal(settings.folder)
@@ -104,7 +106,7 @@ class Server:
         self._identity_of: dict[int, bytes] = {}
         self._sphere_of: dict[bytes, int] = {}
         self._early: dict[bytes, Hello] = {}
-        self._outbox: list[tuple[bytes, ToSphere | Answer | Briefed]] = []
+        self._outbox: list[tuple[bytes, ToSphere | Answer | Briefed | CheckedUp]] = []
         self._ledger_broke = False
         self._terms = 0
         self._terms_seen = 0
@@ -229,8 +231,8 @@ class Server:
                     self.watchers.forget(heard.identity)
             elif isinstance(message, Hello):
                 self._on_hello(heard.identity, message, now_s)
-            elif isinstance(message, Brief):
-                self._outbox.append((heard.identity, briefed(self.settings.folder, self.settings.run_id)))
+            elif isinstance(message, Brief | CheckUp):
+                self._outbox.append((heard.identity, self.reception.answer(message, self.state, now_s)))
             else:
                 self._on_sphere(heard, message, now_s)
 

@@ -40,8 +40,10 @@ PURE = {
         for name in (
             "admit",
             "apply",
+            "checkup",
             "decide",
             "delays",
+            "doctors",
             "entrance",
             "epochs",
             "events",
