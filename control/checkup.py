@@ -59,8 +59,8 @@ class CheckedUp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What you can compare with.
 
     versions: of lightwatch, torch and Python at control; there need be no torch. clock_s: control's wall clock, the one
-    instant that crosses machines: it is there to be compared. fingerprint: of the run's first sphere; empty before there
-    is one. neighbours: the spheres that are connected. doctors: the others that work now.
+    instant that crosses machines: it is there to be compared. fingerprint: of the run's first sphere; empty if none has
+    come yet. neighbours: the spheres that are connected. doctors: the others that work now.
     """
 
     versions: dict[str, str]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .crash import here
 from .checkup import CheckedUp
+from .crash import here
 from .entrance import Briefed
 from .protocol import Answer, End, Go, SaveOver, Seal, ToSphere, View
 

@@ -2,8 +2,8 @@
 
 A token is the secret half of a pair that was drawn for it. Who enrols connects with it, and control keeps its public
 half alone: so the token is on no disk here and crosses no wire, not even encrypted, and whoever has none does not come
-through the handshake. A connection made with it may say Enrol, and ask what the run is while the token lets one more in:
-what a machine would hear once it is enrolled.
+through the handshake. A connection made with it may say Enrol; and while the token lets one more in, it may ask what
+that one would hear once it is enrolled: what the run is, and how it would fit.
 
 Laws
   1. A use is on the disk before its machine is allowed, and that before the machine hears so: control may die anywhere,

@@ -57,8 +57,8 @@ MAY = {
 
 @pytest.mark.parametrize("role", MAY, ids=str)
 def test_each_role_may_say_its_own_and_nothing_else(role: Role | None) -> None:
-    """A sphere can't order, a client can't report, a watcher changes nothing, a newcomer enrols or asks what the run is;
-    without keys there is nothing to enrol."""
+    """A sphere can't order, a client can't report, a watcher changes nothing, a newcomer enrols or asks first what the
+    run is; without keys there is nothing to enrol."""
     for message in [*OF_SPHERES, *ASKING, *LOOKING, *ORDERING, *ENROLLING]:
         assert (why_not_said(role, message) == "") == (message in MAY[role]), message
 
