@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,7 @@ from ..config import RunConfig, dumps, load, merge
 from ..errors import ConfigError, code_of, told
 from ..files import write_whole
 from .doctor_findings import Check, Clock, Findings, Proof, Trouble, Verdict
-from .doctor_judge import is_settled, judge
-from .doctor_meeting import Meeting, dial
+from .doctor_judge import is_settled, judge, takes_part
 from .doctor_places import disk, knock, places
 from .settings import parameters
 from .terminal import Terminal
@@ -38,11 +38,12 @@ if TYPE_CHECKING:
     from control.handshakes import Handshakes
     from control.keyfile import Pair
     from control.tokens import JoinLine
+    from spheres.meeting import Meeting
 
 MEET_S = 5.0
 """So long a doctor stays at least, for those that were started with it."""
-LATE_S = 4.0
-"""So much longer it stays for what is not finished."""
+LATE_S = 15.0
+"""So much longer it stays for what is not finished: a fingerprint takes long on a busy machine."""
 ASK_S = 3.0
 PAUSE_S = 0.3
 AT_ONCE = 8
@@ -124,8 +125,12 @@ class Examination:
         if run is not None:
             found.step_bytes = SUM_BYTES * parameters(run.model)
             found.data = run.data.path
-            with Proving(self._folder, run) as proving:
-                self._consult(proving)
+            from spheres.meeting import Meeting
+
+            with ExitStack() as stack, Meeting() as meeting:
+                if self._say_card(meeting):
+                    proving = None if takes_part(found) else stack.enter_context(Proving(self._folder, run))
+                    self._consult(meeting, proving)
         return found
 
     def _briefed(self) -> RunConfig | None:
@@ -173,27 +178,28 @@ class Examination:
 
     # ---------------------------------------------------------------- with control and the other doctors
 
-    def _consult(self, proving: Proving) -> None:
+    def _consult(self, meeting: Meeting, proving: Proving | None) -> None:
         """Say the card and hear the others' until nothing more is to come, or the time is over."""
         least_s = min(MEET_S, self._arguments.wait)
         most_s = self._arguments.wait + LATE_S
         pool = ThreadPoolExecutor(AT_ONCE)
+        work: dict[Any, Future[Any]] = {}
         try:
-            with Meeting() as meeting:
-                work: dict[Any, Future[Any]] = {}
-                while (past_s := time.monotonic() - self._began_s) < most_s:
+            while (past_s := time.monotonic() - self._began_s) < most_s:
+                if proving is not None:
                     proving.look(self.found)
-                    if not self._say_card(meeting):
-                        return
-                    self._begin(pool, work)
-                    for key in [key for key, future in work.items() if future.done()]:
-                        self._take(key, work[key].result())
-                    enough = past_s >= least_s and (self.found.contacts or past_s >= self._arguments.wait)
-                    if enough and is_settled(self.found) and self._said == self._card(meeting):
-                        break
-                    wait([future for future in work.values() if not future.done()], PAUSE_S)
-                    time.sleep(PAUSE_S)
-                self._say_card(meeting, leaves=True)
+                elif not self.found.proof.over and self.found.told is not None:
+                    self.found.proof = Proof(self.found.told.fingerprint, over=True)
+                if not self._say_card(meeting):
+                    return
+                self._begin(pool, work)
+                for key in [key for key, future in work.items() if future.done()]:
+                    self._take(key, work[key].result())
+                enough = past_s >= least_s and (self.found.contacts or past_s >= self._arguments.wait)
+                if enough and is_settled(self.found) and self._said == self._card(meeting):
+                    break
+                time.sleep(PAUSE_S)
+            self._say_card(meeting, leaves=True)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -242,6 +248,8 @@ class Examination:
 
     def _begin(self, pool: ThreadPoolExecutor, work: dict[Any, Future[Any]]) -> None:
         """Dial each doctor and connect to each sphere once."""
+        from spheres.meeting import dial
+
         assert self.found.told is not None
         for other in self.found.met.values():
             if other.name not in work and not other.leaves:
@@ -301,8 +309,8 @@ class Proving:
         try:
             said = json.loads(lines[-1])
         except (IndexError, ValueError):
-            text = f"the process that computes the fingerprint ended with {self._process.returncode}; is torch whole? [LW403]"
-            said = {"name": "fingerprint", "text": text}
+            what = f"the process that computes it ended with code {self._process.returncode}"
+            said = {"name": "fingerprint", "text": f"{what}; see that `python -c 'import torch'` works here [LW403]"}
         if "text" in said:
             found.troubles.append(Trouble(said["name"], said["text"]))
         found.proof = Proof(said.get("fingerprint", {}), over=True)

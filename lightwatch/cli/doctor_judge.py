@@ -19,8 +19,8 @@ CURES = {
     "torch": "install the same build on all",
     "cpu_capability": "unset ATEN_CPU_CAPABILITY here, or set it on all to what the oldest processor can",
     "environment": "set these variables to the same values on all",
-    "probe": "one micro-batch gives other bits here: another processor or library; leave this machine out, or train with "
-    'reduction = "float"',
+    "probe": "one micro-batch gives other bits here, by another processor or library; leave this machine out, or train "
+    'with reduction = "float"',
 }
 
 
@@ -45,6 +45,13 @@ def is_settled(found: Findings) -> bool:
         return False
     knocked = all((each.address, each.port) in found.knocks for each in found.told.neighbours)
     return knocked and all(other.done and _back(found, other) is not None for other in _here(found))
+
+
+def takes_part(found: Findings) -> bool:
+    """Whether spheres of this machine are in the run already: then what it would prove, they have proved."""
+    own = {address for _, address in found.places}
+    told = found.told
+    return told is not None and bool(told.fingerprint) and any(each.address in own for each in told.neighbours)
 
 
 def _here(found: Findings) -> list[Doctor]:
@@ -78,8 +85,8 @@ def _control(found: Findings) -> list[Check]:
         return []
     if knock.why:
         text = (
-            f"{found.control} can't be reached from here: {knock.why}; see that `lightwatch up` runs there, that this is "
-            "its address in a network of both, and that a firewall lets its port in [LW501]"
+            f"{found.control} can't be reached from here: {knock.why}; see that `lightwatch up` runs there, that this "
+            "is its address in a network of both, and that a firewall lets its port in [LW501]"
         )
         return [_fault("control", text)]
     if found.told is None:
@@ -101,8 +108,8 @@ def _versions(found: Findings) -> list[Check]:
             text = f"Python {here} here, {there} at control: that may be, but the standard library's source differs"
             checks.append(_note("versions", text))
         else:
-            text = f"{name} {here} here, {there} at control; install the same on all: `pip install {name}=={there}` [LW506]"
-            checks.append(_fault("versions", text))
+            text = f"{name} {here} here, {there} at control; install the same on all: `pip install {name}=={there}`"
+            checks.append(_fault("versions", f"{text} [LW506]"))
     if checks:
         return checks
     every = ", ".join(f"{name} {version}" for name, version in sorted(found.versions.items()))
@@ -150,6 +157,8 @@ def _disk(found: Findings) -> list[Check]:
 def _proof(found: Findings) -> list[Check]:
     assert found.told is not None
     here = found.proof.fingerprint
+    if takes_part(found):
+        return [_ok("fingerprint", "not taken anew, for spheres of this machine take part: theirs is the run's")]
     if not here:
         if any(trouble.name in ("data", "fingerprint") for trouble in found.troubles):
             return []
@@ -158,14 +167,17 @@ def _proof(found: Findings) -> list[Check]:
     if not references:
         references = {_called(other): other.fingerprint for other in _here(found) if other.fingerprint}
     if not references:
-        text = f"{len(here)} fields, probe {here.get('probe', '')[:12]}; nobody to compare with: no sphere, no other doctor"
-        return [_note("fingerprint", text), _note("data", f"hash {here.get('data', '')[:12]}; nobody to compare with")]
+        nobody = "nobody to compare with: no sphere, no other doctor"
+        return [
+            _note("fingerprint", f"{len(here)} fields, probe {here.get('probe', '')[:12]}; {nobody}"),
+            _note("data", f"hash {here.get('data', '')[:12]}; {nobody}"),
+        ]
     return [check for whose, there in references.items() for check in _compared(found, whose, there)]
 
 
 def _compared(found: Findings, whose: str, there: dict[str, str]) -> list[Check]:
     here = found.proof.fingerprint
-    names = [name for name in [*there, *(name for name in here if name not in there)]]
+    names = [*there, *(name for name in here if name not in there)]
     if here.get("layout") != there.get("layout") and here.get("lightwatch") == there.get("lightwatch"):
         names = [name for name in names if name in OF_MACHINE]
         text = (
@@ -182,8 +194,8 @@ def _compared(found: Findings, whose: str, there: dict[str, str]) -> list[Check]
         return [_ok("fingerprint", text, whose), *checks]
     name = apart[0]
     others = f", and so differ {len(apart) - 1} more" if len(apart) > 1 else ""
-    text = f"{name} is {here.get(name)!r} here and {there.get(name)!r} in {whose}{others}; the same bits need the same on all"
-    return [_fault("fingerprint", f"{text}: {CURES.get(name, 'make it equal')} [LW403]", whose), *checks]
+    text = f"{name} is {here.get(name)!r} here and {there.get(name)!r} in {whose}{others}; the same bits need the same"
+    return [_fault("fingerprint", f"{text} on all: {CURES.get(name, 'make it equal')} [LW403]", whose), *checks]
 
 
 def _data(found: Findings, whose: str, there: dict[str, str]) -> Check:
@@ -224,7 +236,7 @@ def _pair(found: Findings, other: Doctor) -> list[Check]:
         *_elsewhere(other.places, there.address, whose, "here"),
     ]
     if wrong:
-        return [_fault("interface", text, whose) for text in wrong]
+        return [_fault("interface", f"{text} [LW408]", whose) for text in wrong]
     at, here = _place(other.places), _place(found.places)
     if there.address and back.address:
         return [_ok("ports", f"open in both directions, {here} and {at}", whose)]
@@ -246,7 +258,7 @@ def _elsewhere(places: list[tuple[str, str]], reached: str, where: str, whence: 
         return []
     name = next((name for name, address in places if address == reached), "")
     told = f"{_place(places)} of {where} can't be reached from {whence}, but {reached} ({name}) can"
-    return [f"{told}: give --interface {name} to `lightwatch join` {'there' if where != 'here' else 'here'} [LW408]"]
+    return [f"{told}: give --interface {name} to `lightwatch join` {'there' if where != 'here' else 'here'}"]
 
 
 def _spheres(found: Findings, host: str, spheres: list[Neighbour], tried: bool) -> list[Check]:
@@ -270,10 +282,9 @@ def _spheres(found: Findings, host: str, spheres: list[Neighbour], tried: bool) 
         (each for each in spheres if (knock := found.knocks.get((each.address, each.port))) and knock.by_another), None
     )
     if astray is not None:
-        text = f"from {_place(found.places)} no way leads to sphere {astray.path} at {astray.address} and back, though from"
-        return [
-            _fault("interface", f"{text} another interface here one does: give its name with --interface [LW408]", host)
-        ]
+        text = f"from {_place(found.places)} no way leads to sphere {astray.path} at {astray.address} and back, though"
+        cure = "one does from another interface here: give its name with --interface"
+        return [_fault("interface", f"{text} {cure} [LW408]", host)]
     knocks = [found.knocks[each.address, each.port] for each in spheres if (each.address, each.port) in found.knocks]
     if not knocks:
         return [_note("ports", "its spheres came too late to be tried", host)]

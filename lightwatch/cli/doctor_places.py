@@ -25,17 +25,9 @@ TRIED_BYTES = 1 << 16
 
 def places(control: str, interface: str) -> list[tuple[str, str]]:
     """(interface, address) of this machine, that which its spheres would be reached at first. Raises ConfigError."""
-    import psutil  # type: ignore[import-untyped]
+    from spheres.address import every_address, own_address
 
-    from spheres.address import own_address
-
-    own = own_address(control, interface)
-    every = [
-        (name, each.address.partition("%")[0])
-        for name, addresses in psutil.net_if_addrs().items()
-        for each in addresses
-        if each.family in (socket.AF_INET, socket.AF_INET6)
-    ]
+    own, every = own_address(control, interface), every_address()
     first = next(((name, at) for name, at in every if at == own), (interface or "?", own))
     others = [place for place in every if place != first and _leads_elsewhere(place[1])]
     return [first, *others][:PLACES_MOST]

@@ -1,8 +1,8 @@
 """Two doctors meet: each listens at a port of its own, and each dials the other, so both directions are tried.
 
-What is listened at is locked with a pair that is drawn for it; its public half comes to the others through control, which
-gives it to nobody but who may take part. Whoever connects hears what it says, cut to eight bytes, and that is all. A
-meeting costs MEASURED_S and MEASURED_BYTES at most in each direction: steps that are under way hardly notice.
+What is listened at is locked with a pair that is drawn for it; its public half comes to the others through control,
+which gives it to nobody but who may take part. Whoever connects hears what it says, cut to eight bytes, and no more. A
+meeting costs about MEASURED_S and MEASURED_BYTES at most each way: steps that are under way hardly notice.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import zmq
+import zmq
 
-    from control.checkup import Contact, Doctor
-    from control.keyfile import Pair
+from control.checkup import Contact, Doctor
+from control.keyfile import Pair, be_server, lock_to
 
 DIAL_S = 1.5
 PINGS = 8
@@ -26,6 +24,8 @@ PIECE_BYTES = 1 << 16
 AHEAD = 16
 """Pieces that are under way: a megabyte, so a link of 100 ms is measured up to 10 MB/s."""
 ECHOED_BYTES = 8
+FRAME_BYTES_MOST = 2 * PIECE_BYTES
+"""On the line, where it is encrypted."""
 LOOK_MS = 100
 
 
@@ -33,17 +33,13 @@ class Meeting:
     """Listens from when it is made until it is left, with a thread of its own. port: on all addresses."""
 
     def __init__(self) -> None:
-        import zmq
-
-        from control.keyfile import Pair, be_server
-
         self._pair = Pair.draw()
         self.key = self._pair.public
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, 0)
         self._router.setsockopt(zmq.IPV6, 1)
-        self._router.setsockopt(zmq.MAXMSGSIZE, PIECE_BYTES)
+        self._router.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MOST)
         be_server(self._router, self._pair)
         try:
             self._router.bind("tcp://[::]:*")
@@ -64,8 +60,6 @@ class Meeting:
         self._thread.join()
 
     def _serve(self) -> None:
-        import zmq
-
         try:
             while not self._over.is_set():
                 if not self._router.poll(LOOK_MS):
@@ -85,9 +79,6 @@ def dial(other: Doctor) -> Contact:
 
     Blocks for some seconds at most. A connection counts once that doctor has proved its key and has answered.
     """
-    from control.checkup import Contact
-    from control.keyfile import Pair
-
     pair = Pair.draw()
     addresses = [address for _, address in other.places]
     for some in (addresses[:1], addresses[1:]):
@@ -102,17 +93,13 @@ class _Lines:
     """To one doctor, at several addresses at once."""
 
     def __init__(self, other: Doctor, addresses: list[str], pair: Pair) -> None:
-        import zmq
-
-        from control.keyfile import lock_to
-
         self._context = zmq.Context()
         self._lines: dict[zmq.Socket[bytes], str] = {}
         for address in addresses:
             line = self._context.socket(zmq.DEALER)
             line.setsockopt(zmq.LINGER, 0)
             line.setsockopt(zmq.IPV6, int(":" in address))
-            line.setsockopt(zmq.MAXMSGSIZE, PIECE_BYTES)
+            line.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MOST)
             lock_to(line, other.key, pair)
             line.connect(f"tcp://{f'[{address}]' if ':' in address else address}:{other.port}")
             line.send(bytes(ECHOED_BYTES))
@@ -130,8 +117,6 @@ class _Lines:
 
     def first(self) -> tuple[str, zmq.Socket[bytes]] | None:
         """The one that is answered first; None: none is within DIAL_S."""
-        import zmq
-
         if not self._lines:
             return None
         poller = zmq.Poller()
