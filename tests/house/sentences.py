@@ -30,15 +30,8 @@ CARRIERS: dict[str, tuple[str, int | None]] = {
 SPEAKERS = {
     *("_compare", "_conflict_text", "_overdue", "_sentence", "_silence", "_trouble_of", "_why_broken"),
     *("_why_not_sound", "found", "soundness", "told", "why_not_as_written", "why_not_equal", "_apart"),
-    *(
-        "why_not_here",
-        "_why_no_place",
-        "why_not_allowed",
-        "why_not_enrolled",
-        "why_not_said",
-        "why_refused",
-        "why_used_up",
-    ),
+    *("why_not_here", "_why_no_place", "why_not_allowed", "why_not_enrolled", "why_not_said", "why_refused"),
+    "why_used_up",
 }
 # What a message, an event or a record holds was a whole sentence where it was made; so is what is kept as one.
 KEPT = {"reason", "refused", "text"}
