@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from control.tokens import JoinLine
     from spheres.meeting import Meeting
 
-MEET_S = 5.0
+MEET_S = 3.0
 """So long a doctor stays at least, for those that were started with it."""
 LATE_S = 15.0
 """So much longer it stays for what is not finished: a fingerprint takes long on a busy machine."""

@@ -56,7 +56,7 @@ class Hosts:
         words = ["-c", stub] if stub else ["-m", "lightwatch"]
         own = {**environment(), "XDG_CONFIG_HOME": str(self.folder / f"config-{host}"), **variables}
         return subprocess.Popen(
-            self.hosts[host].command([sys.executable, *words, "doctor", self.line, "--json", *flags]),
+            self.hosts[host].command([sys.executable, *words, "doctor", self.line, "--json", "--wait", "20", *flags]),
             cwd=self.folder,
             env=own,
             stdout=subprocess.PIPE,
@@ -72,7 +72,7 @@ class Hosts:
 
 
 @contextmanager
-def two_hosts_with_control(folder: Path) -> Iterator[Hosts]:
+def two_hosts_with_control(folder: Path, steps: int = 4) -> Iterator[Hosts]:
     """Skips the test where there can be no such hosts."""
     flags = tiny_project(folder)
     try:
@@ -80,7 +80,7 @@ def two_hosts_with_control(folder: Path) -> Iterator[Hosts]:
     except Cannot as why:
         pytest.skip(str(why))
     with two_hosts() as hosts, ExitStack() as stack:
-        words = [sys.executable, "-m", "lightwatch", "up", *flags, "--dir", "out"]
+        words = [sys.executable, "-m", "lightwatch", "up", *flags, "--steps", str(steps), "--dir", "out"]
         command = hosts[0].command([*words, "--listen", f"tcp://{hosts[0].address}:*", "--json"])
         with started(command, folder / "up.log"):
             wait_until((folder / "out" / "control.json").exists, "control")
@@ -119,6 +119,23 @@ def faults(found: dict[str, Any]) -> dict[str, str]:
     return {each["check"]: each["text"] for each in found["checks"] if each["verdict"] == "fault"}
 
 
+def close_ports(pair: Hosts) -> None:
+    """Of the first host, to whoever connects from outside; control's is below them. Skips the test if it can't."""
+    if shutil.which("iptables") is None:
+        pytest.skip("a port is closed by iptables, which is not here")
+    rule = ["-p", "tcp", "--syn", "--dport", "32768:65535", "-j", "DROP"]
+    pair.run(0, "iptables", "-A", "INPUT", "-i", LINK, *rule)
+
+
+def another_network(pair: Hosts) -> str:
+    """An interface of the second host that leads to nobody."""
+    pair.run(1, "ip", "link", "add", "nowhere", "type", "veth", "peer", "name", "nobody")
+    pair.run(1, "ip", "address", "add", "10.99.0.2/24", "dev", "nowhere")
+    for name in ("nowhere", "nobody"):
+        pair.run(1, "ip", "link", "set", name, "up")
+    return "nowhere"
+
+
 def names(found: dict[str, Any], verdicts: Sequence[str] = ("ok",)) -> set[str]:
     return {each["check"] for each in found["checks"] if each["verdict"] in verdicts}
 
@@ -136,37 +153,61 @@ def test_each_of_eight_faults_between_two_hosts_is_named(tmp_path: Path) -> None
         small.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(small)], check=True)
         pair.opened.callback(subprocess.run, ["umount", str(small)], check=True)
-        flags = ["--data", "other.txt", "--dir", str(small)]
+        flags = ["--data", "other.txt", "--dir", str(small), "--interface", another_network(pair)]
         odd = pair.doctor(1, *flags, stub=ANOTHER_TIME_AND_VERSION, ATEN_CPU_CAPABILITY="default")
         first, second = told(pair.doctor(0), odd)
-        assert set(faults(second)) == {"versions", "clock", "disk", "fingerprint", "data"}
+        assert set(faults(second)) == {"versions", "clock", "interface", "disk", "fingerprint", "data"}
         for check, word in {
             "versions": "pip install lightwatch==0.1.0",
             "clock": "3,600.0 s ahead of control's",
+            "interface": f"10.77.0.2 ({LINK}) can: give --interface {LINK}",
             "disk": "0.5 MB free",
             "fingerprint": "cpu_capability is 'DEFAULT' here",
             "data": "other.txt has another hash",
         }.items():
             assert word in faults(second)[check]
-        assert set(faults(first)) == {"fingerprint", "data"}  # the other's own affairs are not told here
-
-        pair.run(1, "ip", "link", "add", "nowhere", "type", "dummy")
-        pair.run(1, "ip", "address", "add", "10.99.0.2/24", "dev", "nowhere")
-        pair.run(1, "ip", "link", "set", "nowhere", "up")
-        first, second = told(pair.doctor(0), pair.doctor(1, "--interface", "nowhere"))
-        assert f"--interface {LINK}" in faults(second)["interface"] and set(faults(second)) == {"interface"}
-        assert f"--interface {LINK}" in faults(first)["interface"] and set(faults(first)) == {"interface"}
-
-        if shutil.which("iptables") is not None:
-            ephemeral = ["-p", "tcp", "--syn", "--dport", "32768:65535", "-j", "DROP"]
-            pair.run(0, "iptables", "-A", "INPUT", *ephemeral)
-            first, second = told(pair.doctor(0), pair.doctor(1))
-            assert "one direction" in faults(second)["ports"] and "can't reach" in faults(second)["ports"]
-            assert "can't reach this machine at 10.77.0.1" in faults(first)["ports"]
-            assert set(faults(first)) == set(faults(second)) == {"ports"}
+        assert set(faults(first)) == {"fingerprint", "data", "interface"}  # what is the other's alone is not told here
 
         pair.run(1, "ip", "route", "add", "unreachable", f"{pair.hosts[0].address}/32")
         (found,) = told(pair.doctor(1))
         assert "firewall" in faults(found)["control"] and "control" not in names(found)
+        pair.run(1, "ip", "route", "delete", "unreachable", f"{pair.hosts[0].address}/32")
         assert pair.used() and not any(pair.used())
         assert not (tmp_path / "runs").exists() and not os.listdir(small)
+
+        close_ports(pair)
+        first, second = told(pair.doctor(0), pair.doctor(1))
+        assert "one direction" in faults(second)["ports"] and "this machine can't reach" in faults(second)["ports"]
+        assert "one direction" in faults(first)["ports"] and "can't reach this machine at" in faults(first)["ports"]
+        assert set(faults(first)) == set(faults(second)) == {"ports"}
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(180)
+def test_a_machine_is_held_against_the_spheres_of_a_run_that_goes_on(tmp_path: Path) -> None:
+    """Also where nobody else looks: its fingerprint against the first sphere's, the ways to where each is reached. A
+    machine whose spheres take part computes nothing anew."""
+    with two_hosts_with_control(tmp_path, steps=10**6) as pair:
+        words = [sys.executable, "-m", "lightwatch", "join", pair.line, "--spheres", "1", "--dir", "joined"]
+        own = ["env", f"XDG_CONFIG_HOME={tmp_path / 'config-0'}"]
+        pair.opened.enter_context(started(pair.hosts[0].command([*own, *words]), tmp_path / "join.log"))
+        wait_until(lambda: made(tmp_path / "out") > 1, "the first steps", limit_s=60)
+
+        first, second = told(pair.doctor(0), pair.doctor(1))
+        assert not faults(first) and not faults(second)
+        assert any("as those of the run" in each["text"] for each in second["checks"])
+        assert any("not taken anew" in each["text"] for each in first["checks"])
+        before = made(tmp_path / "out")
+        wait_until(lambda: made(tmp_path / "out") > before, "more steps")
+
+        flags = ["--interface", another_network(pair), "--wait", "0"]
+        (found,) = told(pair.doctor(1, *flags))
+        assert "give its name with --interface" in faults(found)["interface"]
+
+
+def made(out: Path) -> int:
+    """The newest version."""
+    try:
+        return (out / "metrics.jsonl").read_text().count("\n")
+    except FileNotFoundError:
+        return 0
