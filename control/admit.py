@@ -25,12 +25,14 @@ from .events import (
     SphereSaving,
 )
 from .membership import is_same_process, why_not_equal, why_not_here
+from .paces import measured_so_far
 from .protocol import (
     NO_GENERATION,
     Ask,
     Beat,
     Closed,
     End,
+    Expelled,
     Failed,
     Generation,
     Hello,
@@ -46,7 +48,7 @@ from .protocol import (
 from .saves import can_be_named, progress_of
 from .state import UNHEARD_OF, State
 
-ORDERS = ("pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore")
+ORDERS = ("pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore", "rebalance", "terminate", "spawn")
 
 VERSIONS_MAX = 1 << 53
 
@@ -113,11 +115,14 @@ def admit_hello(state: State, hello: Hello, now_s: float, key: str = "") -> Admi
     return SphereCame(sphere=state.next_sphere, hello=hello, at_s=now_s, key=key)
 
 
-def refused(state: State, hello: Hello, refusal: Refusal) -> Refused | End:
-    """What is said to who may not take part. A successor of one that died at the end did nothing wrong: it is late."""
+def refused(state: State, hello: Hello, refusal: Refusal) -> Refused | Expelled | End:
+    """What is said to who may not take part. A successor of one that died at the end did nothing wrong: it is late;
+    nor did one of a sphere that was terminated."""
     ended = state.ended
     if ended is not None and hello.run_id == state.run_id:
         return End(status=ended.status, reason=ended.reason)
+    if hello.run_id == state.run_id and hello.path in state.wanted.terminated:
+        return Expelled(text=refusal.text, final=True)
     return Refused(text=refusal.text)
 
 
@@ -233,6 +238,12 @@ def admit_order(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
         return _checkpoint(state, ask)
     if ask.what == "restore":
         return _restore(state, ask)
+    if ask.what == "rebalance":
+        return _rebalance(state, ask)
+    if ask.what == "terminate":
+        return _terminate(state, ask)
+    if ask.what == "spawn":
+        return _spawn(state, ask)
     return Refusal(f"{ask.what!r} is not an order; control knows {', '.join(ORDERS)} [LW506]")
 
 
@@ -258,15 +269,56 @@ def _restore(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
         return Refusal("restore: the run has not begun; ask again in a moment [LW515]")
     if state.restoring:
         return Already(state.restoring, "the run is about to go back already")
-    given = _next(state, ask)
-    return OrderGiven(wanted=given.wanted, what=given.what, request=given.request, text=ask.text)
+    return _next(state, ask, text=ask.text)
 
 
-def _next(state: State, ask: Ask, **changes: bool | float | str) -> OrderGiven:
+def _rebalance(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
+    """A deal by what was measured so far, also where control would not think it worth one."""
+    paces = measured_so_far(state)
+    if paces is None:
+        return Refusal("rebalance: no sphere has shown yet how fast it is; ask again after some versions [LW515]")
+    if paces == state.wanted.paces:
+        return Already(state.wanted.number, "the micro-batches are dealt so already")
+    return _next(state, ask, paces=paces)
+
+
+def _terminate(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
+    """One path less, if others are left that hold the run's state."""
+    path, wanted = ask.text, state.wanted
+    if state.begun is None:
+        return Refusal("terminate: the run has not begun; ask again in a moment [LW515]")
+    if path in wanted.terminated:
+        number = next(order.wanted.number for order in state.orders if path in order.wanted.terminated)
+        return Already(number, f"sphere {path} was terminated already")
+    if path not in state.paths:
+        return _no_such(state, ask)
+    line = [state.seats[sphere] for sphere in state.line() if sphere in state.seats]
+    others = [seat for seat in line if seat.path not in (path, *wanted.terminated)]
+    if not any(seat.connected and not seat.expelled and seat.failed is None for seat in others):
+        return Refusal(f"terminate: sphere {path} is the last one that holds the run's state; stop the run [LW517]")
+    return _next(state, ask, text=path, terminated=[*wanted.terminated, path])
+
+
+def _spawn(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
+    """A sphere is let in again where one was terminated; whoever keeps the processes there starts it."""
+    path, wanted = ask.text, state.wanted
+    if path not in state.paths:
+        return _no_such(state, ask)
+    if path not in wanted.terminated:
+        return Already(0, f"sphere {path} is not terminated")
+    return _next(state, ask, text=path, terminated=[each for each in wanted.terminated if each != path])
+
+
+def _no_such(state: State, ask: Ask) -> Refusal:
+    shown = ", ".join(state.paths[:6]) + (", …" if len(state.paths) > 6 else "")
+    return Refusal(f"{ask.what}: there is no sphere {ask.text[:80]!r}; there are {shown} [LW002]")
+
+
+def _next(state: State, ask: Ask, text: str = "", **changes: object) -> OrderGiven:
     """The next wanted state: the last one with some fields changed."""
     fields = {name: getattr(state.wanted, name) for name in state.wanted.__struct_fields__}
     wanted = Wanted(**{**fields, **changes, "number": state.wanted.number + 1})
-    return OrderGiven(wanted=wanted, what=ask.what, request=ask.request)
+    return OrderGiven(wanted=wanted, what=ask.what, request=ask.request, text=text)
 
 
 def _speaks_for_running(state: State, sphere: int, generation: Generation) -> bool:

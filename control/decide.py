@@ -7,7 +7,7 @@ raises, NaN under the policy to stop, a version that contradicts what was agreed
 
 from __future__ import annotations
 
-from .events import Event, EverybodyLeft, OrderGiven, OrderTook, RunEnded, VersionSettled
+from .events import DealKept, Event, EverybodyLeft, OrderGiven, OrderTook, RunEnded, VersionSettled
 from .flights import SAVE_S, save_ended
 from .generations import adopted, beginning, proposed, restore_refused
 from .losses import barred, expelled
@@ -223,9 +223,12 @@ def _dealt_anew(state: State) -> Event | None:
     """Another deal of micro-batches, where what was measured says that it saves a notable part of the time."""
     if state.begun is None or state.wanted.stopped or any(order.version is None for order in state.orders):
         return None
+    told = min((seat.version for seat in state.member_seats()), default=-1)
+    if told <= state.deal_kept:
+        return None
     paces = paces_to_deal_by(state)
     if paces is None:
-        return None
+        return DealKept(version=told)
     fields = {name: getattr(state.wanted, name) for name in state.wanted.__struct_fields__}
     wanted = Wanted(**{**fields, "paces": paces, "number": state.wanted.number + 1})
     return OrderGiven(wanted=wanted, what="deal", request="")

@@ -24,6 +24,8 @@ def why_not_here(state: State, hello: Hello, key: str = "") -> str:
         return ""  # also after the end: it may not have heard of it
     if state.ended is not None:
         return f"sphere {hello.path}: the run is over ({state.ended.reason}) [LW405]"
+    if hello.path in state.wanted.terminated:
+        return f"sphere {hello.path}: it was terminated by order, and nobody is let in there any more [LW414]"
     if hello.path not in state.paths:
         return _why_no_place(state, hello.path)
     if taken is not None and taken.connected and not taken.expelled and not follows(hello, taken, key):

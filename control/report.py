@@ -156,6 +156,7 @@ def _sphere_status(seat: Seat, recent: Totals, now_s: float) -> SphereStatus:
         totals=msgspec.structs.replace(totals, traffic=[], round_trips={}),
         up_bytes=sum(level.up for level in totals.traffic),
         down_bytes=sum(level.down for level in totals.traffic),
+        in_force=beat.in_force if beat else 0,
     )
 
 
@@ -171,6 +172,7 @@ def tree_text(state: State, now_s: float) -> str:
     notes = dict.fromkeys(state.paths, "not here yet")
     for sphere in status_of(state, now_s).spheres:
         notes[sphere.path] = f"{sphere.phase} v{sphere.version}"
+    notes.update(dict.fromkeys(state.wanted.terminated, "terminated"))
     return SphereTree.of(state.paths).render(notes)
 
 
@@ -179,7 +181,7 @@ def answer_order(state: State, ask: Ask, already: Already | None = None) -> Answ
     number = already.number if already else state.requests.get(ask.request, 0)
     text = already.text if already else f"{ask.what} is order {number}"
     if number and state.orders[number - 1].what in LATE:
-        late = answer_late(state, ask.request, number)
+        late = answer_late(state, ask, number)
         return late or Answer(request=ask.request, ok=True, text=text, number=number)
     version = state.orders[number - 1].version if number else None
     if version is not None and number:
@@ -187,9 +189,9 @@ def answer_order(state: State, ask: Ask, already: Already | None = None) -> Answ
     return Answer(request=ask.request, ok=True, text=text, number=number or None, version=version)
 
 
-def answer_late(state: State, request: str, number: int) -> Answer | None:
+def answer_late(state: State, ask: Ask, number: int) -> Answer | None:
     """The second answer to an order: it is obeyed, or the run has ended before; None while neither is so."""
-    order = state.orders[number - 1]
+    request, order = ask.request, state.orders[number - 1]
     done = _come_of(state, request, order)
     if done is not None:
         return done
@@ -267,9 +269,9 @@ def story_of(before: State, event: Event, after: State) -> Story | None:
             return Story(kind="order", text=text)
         case Resumed(tree=tree):
             return Story(kind="state", text=f"the run goes on, on the tree {tree}")
-        case OrderGiven(wanted=wanted, what=what):
-            rate = f" {wanted.learning_rate}" if what == "set_learning_rate" else ""
-            return Story(kind="order", text=f"order {wanted.number}: {what}{rate}")
+        case OrderGiven(wanted=wanted, what=what, text=named):
+            object_of = f" {wanted.learning_rate}" if what == "set_learning_rate" else f" {named}" if named else ""
+            return Story(kind="order", text=f"order {wanted.number}: {what}{object_of}")
         case OrderTook(number=number, version=version):
             return Story(kind="order", text=f"order {number} is in force from version {version}")
         case RunEnded(status=status, reason=reason):

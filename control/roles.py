@@ -11,7 +11,7 @@ from .checkup import CheckUp
 from .entrance import Brief, Enrol
 from .protocol import Ask, ToControl
 
-WATCHED = ("status", "tree", "watch")
+WATCHED = ("status", "tree", "health", "stats", "checkpoints", "wait", "watch", "heard")
 """What may be asked without changing anything."""
 
 

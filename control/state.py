@@ -136,7 +136,7 @@ class Seat:
 
 @dataclass(frozen=True)
 class Order:
-    """An order given, and the version from which it is in force (None: not yet). text: what a restore names."""
+    """An order given, and the version from which it is in force (None: not yet). text: as in OrderGiven."""
 
     wanted: Wanted
     what: str
@@ -186,6 +186,8 @@ class State:
     saves: Saves = field(default_factory=Saves)
     restoring: int = 0
     """The order to restore that is not obeyed yet; 0: none."""
+    deal_kept: int = -1
+    """The version up to which the deal was held against what all members told."""
     refusals: dict[int, RestoreRefused] = field(default_factory=dict)
     """Orders to restore that could not be obeyed, and why."""
     lineage: int = 0

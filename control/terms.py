@@ -52,6 +52,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How many checkpoints were ordered so far: the version at which this grows is to be saved."""
     save_as: str = ""
     """The name for the newest of them; empty: it is named after its version."""
+    terminated: list[str] = []
+    """Paths whose sphere is to leave for good; nobody else is let in there."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

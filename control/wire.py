@@ -29,6 +29,11 @@ def encode(message: msgspec.Struct) -> bytes:
     return _encoder.encode(message)
 
 
+def as_json(message: object) -> bytes:
+    """The same for scripts and people."""
+    return msgspec.json.encode(message)
+
+
 def decode_at_control(frame: bytes) -> ToControl:
     """What a sphere or a client sent. Raises WireError; never runs code from the frame."""
     return _decode(_to_control, frame)

@@ -57,6 +57,8 @@ log = logging.getLogger("lightwatch.spheres")
 BEATS_IN_SILENCE = 10
 START_ANEW = 75
 """The exit code that asks the supervisor for a successor."""
+TERMINATED = 76
+"""The exit code of one that is to have none, by order."""
 
 
 class AdmissionRefused(LightwatchError):
@@ -341,7 +343,7 @@ class Link:
             self._changed.notify_all()
         if heard.expelled is not None and before.expelled is None:
             log.error("control threw this sphere out: %s", heard.expelled.text)
-            self._leave(START_ANEW)
+            self._leave(TERMINATED if heard.expelled.final else START_ANEW)
         if newer and callback is not None and heard.ends(after):
             callback()
 

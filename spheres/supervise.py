@@ -10,7 +10,8 @@ Laws
      {"again": path, "pid": n, "why": how the former ended} each later one, {"working": path, "pid": n} once it made a
      version, {"exited": path, "pid": n, "code": n or null, "signal": n or null} (both null: nobody knows),
      {"printed": path, "text": one line of its stdout}, {"gave_up": path, "why": a sentence}.
-  4. Its exit code is the worker's last: 0 done, 1 or 2 the run failed and control knows why; 1 also if it gave up.
+  4. Its exit code is the worker's last: 0 done, also if it was terminated by order; 1 or 2 the run failed and control
+     knows why; 1 also if it gave up.
 """
 
 from __future__ import annotations
@@ -174,11 +175,15 @@ class Supervisor:
     def _ended(self, life: Life) -> int | None:
         """It is dead: the exit code if that was for good, else another is begun when the rule says so."""
         code = life.last_code()
+        terminated = code == restart.TERMINATED
+        if terminated:
+            code = restart.DONE
         if life.stdout >= 0:
             self._forward(life, ended=True)
         number = -code if code is not None and code < 0 else None
         told = None if number else code
-        final = code in restart.FINAL and life.code is not None  # its own word: who only breaks off is started anew
+        # By its own word: who only breaks off is started anew.
+        final = terminated or (code in restart.FINAL and life.code is not None)
         self._report({"exited": self._post.path, "pid": life.pid, "code": told, "signal": number, "final": final})
         self._drop(life)
         pids.end_former(self._pid_file)  # what it started is of its group

@@ -80,16 +80,7 @@ def main(
     sync.trace = Trace(run_dir / "profile", path) if profile else None
     try:
         link.open(OPEN_S if pulse is None else OPEN_SUPERVISED_S)
-        seam.current = sync
-        try:
-            if script:
-                job.run_script(script, run.training.seed)
-            else:
-                job.build(run, sync).train()
-        except RunEnded as end:
-            if end.status != "stopped" or link.heard.end is not None:
-                raise
-        sync.leave()
+        _take_part(run, sync, script, link)
         return 0
     except RunEnded as end:
         return 1 if end.status == "failed" else 0
@@ -104,6 +95,20 @@ def main(
     finally:
         link.close()
         larder.close()
+
+
+def _take_part(run: config.RunConfig, sync: TreeSync, script: Sequence[str], link: Link) -> None:
+    """Train until the script or the run is over."""
+    seam.current = sync
+    try:
+        if script:
+            job.run_script(script, run.training.seed)
+        else:
+            job.build(run, sync).train()
+    except RunEnded as end:
+        if end.status != "stopped" or link.heard.end is not None:
+            raise
+    sync.leave()
 
 
 def _home(run_dir: Path, run_id: str, run: config.RunConfig, is_script: bool) -> Home:

@@ -39,11 +39,19 @@ def build_parser(version: str) -> Parser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     _add_train(_command(commands, "train", "train the byte-level GPT on text"))
-    _add_where(_command(commands, "status", "show how a run stands"))
+    for question, help_text in (
+        ("status", "show how a run stands"),
+        ("tree", "show a run's tree, with what each sphere does"),
+        ("health", "show which spheres compute, wait, are stuck or lost"),
+        ("stats", "show what was done at and under each node of the tree"),
+        ("events", "tell a run's story as it goes on, until its end"),
+    ):
+        _add_where(_command(commands, question, help_text))
     for order, help_text in (
         ("pause", "pause a run after the step it is in"),
         ("resume", "let a paused run go on"),
         ("stop", "end a run after the step it is in, keeping the model"),
+        ("rebalance", "deal the micro-batches anew, by how fast each sphere was"),
     ):
         _add_where(_command(commands, order, help_text))
     checkpoint = _command(commands, "checkpoint", "save a run's next version, and wait until it is on the disk")
@@ -53,6 +61,7 @@ def build_parser(version: str) -> Parser:
     restore = _command(commands, "restore", "take a run that goes on back to one of its checkpoints")
     _add_where(restore)
     restore.add_argument("--name", metavar="NAME", default="", help="of its folder (default: the newest)")
+    _add_terms(commands)
     _add_sample(_command(commands, "sample", "let a trained model write"))
     _add_run(_command(commands, "run", "run your own script on a tree"))
     _add_chaos(_command(commands, "chaos", "train twice, once with faults, and compare the bits"))
@@ -165,7 +174,28 @@ def _add_where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dir", metavar="DIR", nargs="?", default=None, help=_WHERE)
     parser.add_argument("--control", metavar="ADDRESS", default=None, help="control's address, tcp://HOST:PORT")
     parser.add_argument("--key", metavar="FILE", default=None, help="this machine's key (default: its own for the run)")
+    parser.add_argument("--json", action="store_true", help="stdout is JSON alone: one line, of events one a line")
     _add_debug(parser)
+
+
+def _add_terms(commands: argparse._SubParsersAction[Parser]) -> None:
+    """What takes a word of its own."""
+    terminate = _command(commands, "terminate", "end one sphere of a run for good; the others go on without it")
+    terminate.add_argument("--path", metavar="PATH", required=True, help="where it is in the tree")
+    _add_where(terminate)
+    spawn = _command(commands, "spawn", "have a sphere again where one was terminated")
+    spawn.add_argument("--path", metavar="PATH", required=True, help="where it is in the tree")
+    _add_where(spawn)
+    rate = _command(commands, "lr", "give the schedule another base learning rate")
+    rate.add_argument("--rate", metavar="RATE", type=float, required=True, help="a number above 0")
+    _add_where(rate)
+    wait = _command(commands, "wait", "wait until a run has a version, or is in a state")
+    one = wait.add_mutually_exclusive_group(required=True)
+    one.add_argument("--version", metavar="N", type=_whole, default=None, help="this one, or a later one")
+    states = ("initializing", "running", "paused", "stopping", "stopped")
+    one.add_argument("--state", choices=states, default=None, help="what it is to be")
+    wait.add_argument("--timeout", metavar="S", type=float, default=3600.0, help="seconds at most (default: 3600)")
+    _add_where(wait)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:

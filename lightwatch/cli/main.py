@@ -51,6 +51,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             from .run import run as command
         case "status":
             from .status import status as command
+        case "tree" | "health" | "stats" | "events" | "wait":
+            from .questions import question as command
         case "sample":
             from .sample import sample as command
         case "chaos":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from control.admit import ORDERS
 from control.checkup import CheckUp, Doctor
 from control.entrance import Brief, Enrol
 from control.protocol import (
@@ -39,12 +40,12 @@ OF_SPHERES: list[ToControl] = [
     StoreAdd(generation=GENERATION, request=1, key="k", amount=1),
     StoreDelete(generation=GENERATION, request=1, key="k"),
 ]
-LOOKING: list[ToControl] = [Ask(request="r", what=what) for what in ("status", "tree", "watch")]
-ORDERING: list[ToControl] = [
+LOOKING: list[ToControl] = [
     Ask(request="r", what=what)
-    for what in ("pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore", "anything else")
+    for what in ("status", "tree", "health", "stats", "checkpoints", "wait", "watch", "heard")
 ]
 ASKING: list[ToControl] = [Brief(), CheckUp(card=Doctor(name="d", host="here", places=[], port=1, key=""))]
+ORDERING: list[ToControl] = [Ask(request="r", what=what) for what in (*ORDERS, "anything else")]
 ENROLLING: list[ToControl] = [Enrol(public="p", name="n")]
 MAY = {
     Role.SPHERE: [*OF_SPHERES, *ASKING],
