@@ -188,7 +188,7 @@ def test_a_machine_is_held_against_the_spheres_of_a_run_that_goes_on(tmp_path: P
     """Also where nobody else looks: its fingerprint against the first sphere's, the ways to where each is reached. A
     machine whose spheres take part computes nothing anew."""
     with two_hosts_with_control(tmp_path, steps=10**6) as pair:
-        words = [sys.executable, "-m", "lightwatch", "join", pair.line, "--spheres", "1", "--dir", "joined"]
+        words = [sys.executable, "-m", "lightwatch", "join", "--spheres", "1", "--dir", "joined", pair.line]
         own = ["env", f"XDG_CONFIG_HOME={tmp_path / 'config-0'}"]
         pair.opened.enter_context(started(pair.hosts[0].command([*own, *words]), tmp_path / "join.log"))
         wait_until(lambda: made(tmp_path / "out") > 1, "the first steps", limit_s=60)
