@@ -33,7 +33,7 @@ metadata.version = lambda name: "9.9.9" if name == "lightwatch" else version(nam
 from lightwatch.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
-DOCTOR_S = 40
+DOCTOR_S = 70
 """For machines that are busy; what it takes is said by the doctors' own limits."""
 
 
