@@ -42,8 +42,8 @@ def _towards(control: str) -> str:
                 return str(probe.getsockname()[0])
     except OSError as error:
         why = error.strerror or str(error)
-        raise ConfigError(f"--control {control}: no way leads there from this machine: {why} [LW507]") from None
-    raise ConfigError(f"--control {control}: its name has no address [LW507]")
+        raise ConfigError(f"--control {control}: no way leads there from this machine: {why} [LW508]") from None
+    raise ConfigError(f"--control {control}: its name has no address [LW508]")
 
 
 def _of_interface(name: str) -> str:

@@ -30,12 +30,13 @@ CARRIERS: dict[str, tuple[str, int | None]] = {
 SPEAKERS = {
     *("_compare", "_conflict_text", "_overdue", "_sentence", "_silence", "_trouble_of", "_why_broken"),
     *("_why_not_sound", "found", "soundness", "told", "why_not_as_written", "why_not_equal", "_apart"),
+    *("why", "_why", "_why_out_of_reach"),
     *("why_not_here", "_why_no_place", "why_not_allowed", "why_not_enrolled", "why_not_said", "why_refused"),
     "why_used_up",
 }
 # What a message, an event or a record holds was a whole sentence where it was made; so is what is kept as one.
 KEPT = {"reason", "refused", "text"}
-ASSIGNED = {"_amiss"}
+ASSIGNED = {"_amiss", "amiss"}
 # An end that has control's reason, and a fault of our own.
 WITHOUT_A_CODE = {"RunEnded", "IllegalMove"}
 # Sentences of others, which are whole already, and words of no kind of trouble.
