@@ -48,7 +48,7 @@ from .protocol import (
 from .saves import can_be_named, progress_of
 from .state import UNHEARD_OF, State
 
-ORDERS = ("pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore", "rebalance", "terminate")
+ORDERS = ("pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore", "rebalance", "terminate", "spawn")
 
 VERSIONS_MAX = 1 << 53
 
@@ -242,6 +242,8 @@ def admit_order(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
         return _rebalance(state, ask)
     if ask.what == "terminate":
         return _terminate(state, ask)
+    if ask.what == "spawn":
+        return _spawn(state, ask)
     return Refusal(f"{ask.what!r} is not an order; control knows {', '.join(ORDERS)} [LW506]")
 
 
@@ -289,13 +291,27 @@ def _terminate(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
         number = next(order.wanted.number for order in state.orders if path in order.wanted.terminated)
         return Already(number, f"sphere {path} was terminated already")
     if path not in state.paths:
-        shown = ", ".join(state.paths[:6]) + (", …" if len(state.paths) > 6 else "")
-        return Refusal(f"terminate: there is no sphere {path[:80]!r}; there are {shown} [LW002]")
+        return _no_such(state, ask)
     line = [state.seats[sphere] for sphere in state.line() if sphere in state.seats]
     others = [seat for seat in line if seat.path not in (path, *wanted.terminated)]
     if not any(seat.connected and not seat.expelled and seat.failed is None for seat in others):
         return Refusal(f"terminate: sphere {path} is the last one that holds the run's state; stop the run [LW517]")
     return _next(state, ask, text=path, terminated=[*wanted.terminated, path])
+
+
+def _spawn(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
+    """A sphere is let in again where one was terminated; whoever keeps the processes there starts it."""
+    path, wanted = ask.text, state.wanted
+    if path not in state.paths:
+        return _no_such(state, ask)
+    if path not in wanted.terminated:
+        return Already(0, f"sphere {path} is not terminated")
+    return _next(state, ask, text=path, terminated=[each for each in wanted.terminated if each != path])
+
+
+def _no_such(state: State, ask: Ask) -> Refusal:
+    shown = ", ".join(state.paths[:6]) + (", …" if len(state.paths) > 6 else "")
+    return Refusal(f"{ask.what}: there is no sphere {ask.text[:80]!r}; there are {shown} [LW002]")
 
 
 def _next(state: State, ask: Ask, text: str = "", **changes: object) -> OrderGiven:

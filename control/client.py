@@ -186,11 +186,22 @@ class ControlClient:
         self, path: str, wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = ""
     ) -> int | None:
         """Throw the sphere at `path` out for good: it ends, nobody starts it anew, and no other is let in there until
-        the run is resumed. The others compute what it leaves. Returns the first version that they agreed on without it.
+        `spawn_sphere`, or until the run is resumed. The others compute what it leaves. Returns the first version that
+        they agreed on without it.
 
         Raises OrderRefused for a path that is none, and for the last sphere that holds the run's state.
         """
         return self._order("terminate", wait, timeout_s, text=path, request=request)
+
+    def spawn_sphere(
+        self, path: str, wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = ""
+    ) -> int | None:
+        """Have a sphere again at `path`, where one was terminated. Returns the version from which one is let in.
+
+        The launcher of the run starts it within a second; `lightwatch join` does on a machine that joined. It takes
+        part as soon as it has fetched the weights: `health` shows it. Raises OrderRefused for a path that is none.
+        """
+        return self._order("spawn", wait, timeout_s, text=path, request=request)
 
     def checkpoint(
         self, name: str = "", wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = ""

@@ -122,6 +122,11 @@ class Crew:
         return sum(each.kept.code is None for each in self._spheres.values())
 
     @property
+    def done(self) -> list[str]:
+        """The paths whose spheres left in good order."""
+        return [path for path, each in self._spheres.items() if each.kept.code == DONE]
+
+    @property
     def codes(self) -> list[int]:
         """The exit codes of those that ended for good."""
         return [each.kept.code for each in self._spheres.values() if each.kept.code is not None]

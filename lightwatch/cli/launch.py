@@ -17,7 +17,7 @@ from .invite import join_line
 from .kept import Kept
 from .processes import Child, last_line, spoken_end
 from .reach import seen_from_afar
-from .record import is_over
+from .record import is_over, spawns
 from .rows import Tail
 from .settings import Point, Settings
 from .signals import Signals
@@ -25,6 +25,8 @@ from .verdict import Do, Ended, Seen, decide
 from .view import View
 
 TICK_S = 0.1
+SPAWN_LOOK_S = 0.5
+"""How often the ledger is read for who is to be started anew, once a sphere has left a run that goes on."""
 DONE, USAGE = 0, 2
 
 log = logging.getLogger("lightwatch.launch")
@@ -50,6 +52,8 @@ class Launch:
         self._version = -1
         self._control_lost_at_s: float | None = None
         self._crew = Crew(settings.folder, view)
+        self._spawned = spawns(settings.folder)
+        self._spawns_read_s = 0.0
         self._control: Kept | None = None
         self._control_process: Any = None
 
@@ -169,6 +173,8 @@ class Launch:
         control_code = self._control.code if self._control else None
         needed = control_code is None
         self._crew.look(now, self._version, needed=needed)
+        if needed and self._crew.done and not self._stop_ordered:
+            self._spawn(now)
         self._reap_orphans()
         left = self._crew.left
         given_up = any(self._crew.codes) and self._version < 0
@@ -184,6 +190,18 @@ class Launch:
             begun=self._crew.begun,
             trained=self._version >= 0,
         )
+
+    def _spawn(self, now_s: float) -> None:
+        """Start those anew who had left and are wanted again."""
+        if now_s - self._spawns_read_s < SPAWN_LOOK_S:
+            return
+        self._spawns_read_s = now_s
+        ordered = spawns(self._folder)
+        for path in self._crew.done:
+            if ordered[path] > self._spawned[path]:
+                self._spawned[path] = ordered[path]
+                self._view.note(f"sphere {path} is started again, by order")
+                self._crew.start(path, self._duty())
 
     def _look_after_control(self, now_s: float) -> None:
         control = self._control

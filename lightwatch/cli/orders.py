@@ -1,5 +1,5 @@
-"""`lightwatch pause`, `resume`, `stop`, `lr`, `rebalance`, `terminate`, `checkpoint`, `restore`: one order, obeyed at
-the same version everywhere."""
+"""`lightwatch pause`, `resume`, `stop`, `lr`, `rebalance`, `terminate`, `spawn`, `checkpoint`, `restore`: one order,
+obeyed at the same version everywhere."""
 
 from __future__ import annotations
 
@@ -50,6 +50,9 @@ def _given(client: ControlClient, arguments: argparse.Namespace) -> tuple[str, d
         case "terminate":
             version = client.terminate_sphere(arguments.path, timeout_s=IN_FORCE_S)
             done = f"the others go on without sphere {arguments.path}"
+        case "spawn":
+            version = client.spawn_sphere(arguments.path, timeout_s=IN_FORCE_S)
+            done = f"a sphere is let in again at {arguments.path}"
         case what:
             give = {"pause": client.pause, "resume": client.resume, "stop": client.stop, "rebalance": client.rebalance}
             version = give[what](timeout_s=IN_FORCE_S)

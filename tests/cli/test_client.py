@@ -60,6 +60,11 @@ def test_every_method_does_what_it_says_on_a_tree_that_trains(tmp_path: Path) ->
         assert [(each.path, each.state) for each in client.health().spheres if each.state == "lost"] == [("2", "lost")]
         with pytest.raises(OrderRefused, match="there is no sphere '7'"):
             client.terminate_sphere("7")
+        again = client.spawn_sphere("2")
+        assert again is not None and again >= without
+        wait_until(lambda: client.health().count("lost") == 0, "sphere 2 again", 60)
+        client.wait_for(version=client.status().version + 3)
+        assert pid_of(tmp_path, "worker", "2") not in (0, worker)
 
         stats = client.stats()
         assert stats[""].spheres == 3 and stats["0"].busy_s > 0
@@ -107,6 +112,7 @@ def test_each_command_asks_or_orders_and_speaks_json_to_scripts(tmp_path: Path, 
         assert told("rebalance")["version"] > 0
         assert told("terminate", "--path", "1")["order"] == "terminate"
         assert [each["path"] for each in told("health")["spheres"] if each["state"] == "lost"] == ["1"]
+        assert told("spawn", "--path", "2")["version"] is None, "there is one"
         paused = told("pause")["version"]
         assert told("wait", "--state", "paused")["version"] == told("status")["version"] == paused
         assert told("stats")[""]["totals"]["micro_batches"] > 0

@@ -56,6 +56,19 @@ def test_a_sphere_that_is_terminated_leaves_for_good_and_nobody_follows_it() -> 
     assert "nobody is let in there any more [LW414]" in play.hello("1", former=100)
 
 
+def test_a_sphere_is_let_in_again_where_one_was_terminated() -> None:
+    """By one more order, and only there; what is so already is not ordered again."""
+    play = Play("0", "1", "2").begin()
+    assert "there is no sphere '7'" in play.order("spawn", text="7")
+    assert "not terminated" in play.order("spawn", text="1")
+    assert play.order("terminate", text="1") == "" and play.order("terminate", text="2") == ""
+    play.lose("1")
+    assert play.order("spawn", text="1") == ""
+    assert play.state.wanted.terminated == ["2"]
+    assert play.hello("1", former=2) == "", "another process of that path has a seat again"
+    assert play.state.seat_at("1") is not None and len(play.state.orders) == 3
+
+
 def test_the_last_holder_and_a_path_that_is_none_are_not_terminated() -> None:
     """Nothing of the run would be left; and what was ordered already is not ordered again."""
     play = Play("0", "1").begin()
