@@ -1,4 +1,4 @@
-"""A project of docker-compose on a real engine: its own name, network and volumes, and nothing of it left afterwards."""
+"""A project of docker-compose on a real engine: a name, network and volumes of its own; nothing of it is left."""
 
 from __future__ import annotations
 
