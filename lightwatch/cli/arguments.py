@@ -131,7 +131,7 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
     _add_job(parser)
     wait_help = "the first step waits for so many spheres, wherever they are; others may come later (default: 1)"
     parser.add_argument("--wait-for", metavar="N", type=_whole, default=1, help=wait_help)
-    machines_help = "how many machines the join line lets in (default: 16)"
+    machines_help = "how many machines the join line lets in; 0: no line is printed (default: 16)"
     parser.add_argument("--machines", metavar="N", type=_whole, default=16, help=machines_help)
     dir_help = "the run's folder; if it holds a run, that goes on (default: a new one, runs/…)"
     parser.add_argument("--dir", metavar="DIR", default=None, help=dir_help)
