@@ -12,6 +12,8 @@ from . import launch
 from .life import Post
 from .supervise import Supervisor
 
+_LOCAL_RANK_HELP = "which of this machine's spheres it is: the number of its GPU (default: the end of its path)"
+
 
 def main() -> int:
     """Parse the command line, and watch over the worker until it has ended for good."""
@@ -25,6 +27,7 @@ def main() -> int:
     parser.add_argument("--no-lifeline", action="store_true", help="stdin is not a launcher's pipe")
     parser.add_argument("--no-supervise", action="store_true", help="be the worker, and end with it")
     parser.add_argument("--profile", action="store_true", help="the sphere writes profile/<path>.json into the folder")
+    parser.add_argument("--local-rank", type=int, metavar="N", help=_LOCAL_RANK_HELP)
     parser.add_argument("--script", help="a script to run instead of the main job; its arguments follow, so it is last")
     words = sys.argv[1:]
     at = words.index("--script") + 2 if "--script" in words else len(words)
@@ -35,7 +38,15 @@ def main() -> int:
     if given.no_supervise:
         from . import worker  # loads torch
 
-        return worker.main(given.dir, given.control, given.path, script, profile=given.profile, key=given.key)
+        return worker.main(
+            given.dir,
+            given.control,
+            given.path,
+            script,
+            profile=given.profile,
+            key=given.key,
+            local_rank=given.local_rank,
+        )
     post = Post(
         given.dir,
         given.control,
@@ -45,6 +56,7 @@ def main() -> int:
         profile=given.profile,
         shown=given.shown,
         key=given.key,
+        local_rank=given.local_rank,
     )
     return Supervisor(post, lifeline=not given.no_lifeline).run()
 

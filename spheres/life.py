@@ -32,6 +32,8 @@ class Post:
     shown: bool = False
     key: str = ""
     """This machine's key file; empty: the one that it has for the run, if any."""
+    local_rank: int | None = None
+    """Which of its machine's spheres it is, if that is known."""
 
     @property
     def folder(self) -> Path:
@@ -81,6 +83,7 @@ class Life:
             "profile": post.profile,
             "former": former,
             "key": post.key,
+            "local_rank": post.local_rank,
         }
         theirs = Pipes(printed, log, life, told)
         try:

@@ -148,7 +148,7 @@ class Launch:
 
     def _start_supervisor(self, path: str) -> Child:
         arguments = ["--dir", str(self._folder.path), "--control", self._control_process.address, "--path", path]
-        arguments += ["--template", self._socket]
+        arguments += ["--template", self._socket, "--local-rank", str(self._settings.paths.index(path))]
         if path == self._settings.paths[0]:
             arguments.append("--shown")
         if self._settings.profile:

@@ -37,7 +37,7 @@ def answers(message: ToControl) -> list[ToSphere]:
     [
         ("from lightwatch.sync import Sick\nraise Sick('flipped [LW304]')", 75, False),
         ("from spheres.link import LinkBroken\nraise LinkBroken('gone [LW901]')", 75, False),
-        ("from spheres.groups import Worn\nraise Worn('too many [LW408]')", 75, False),
+        ("from spheres.graves import Worn\nraise Worn('too many [LW408]')", 75, False),
         ("raise ValueError('mine')", 1, True),
         ("from lightwatch.errors import DataError\nraise DataError('too short [LW102]')", 2, True),
         ("", 1, True),
