@@ -76,14 +76,7 @@ def main(
     try:
         link.open(OPEN_S if pulse is None else OPEN_SUPERVISED_S)
         seam.current = sync
-        try:
-            if script:
-                job.run_script(script, run.training.seed)
-            else:
-                job.build(run, sync).train()
-        except RunEnded as end:
-            if end.status != "stopped" or link.heard.end is not None:
-                raise
+        _train(run, script, sync, link)
         sync.leave()
         return 0
     except RunEnded as end:
@@ -99,6 +92,18 @@ def main(
     finally:
         link.close()
         larder.close()
+
+
+def _train(run: config.RunConfig, script: Sequence[str], sync: TreeSync, link: Link) -> None:
+    """Returns when the script has ended, or was stopped and nobody has ended the run."""
+    try:
+        if script:
+            job.run_script(script, run.training.seed)
+        else:
+            job.build(run, sync).train()
+    except RunEnded as end:
+        if end.status != "stopped" or link.heard.end is not None:
+            raise
 
 
 def slot_of(path: str) -> int:
