@@ -22,12 +22,12 @@ def loss_of(
 ) -> Tensor:
     """A tensor without dimensions: the forward of this batch, brought to the device, and its loss.
 
-    autocast: the type that torch's autocast computes both in, where it may; the loss is then float32 again. Raises
-    ConfigError if the loss function gives anything else than one number.
+    autocast: the type that torch's autocast computes both in, where it may. Raises ConfigError if the loss function
+    gives anything else than one number.
     """
     if autocast is not None:
         with torch.autocast(device.type, dtype=autocast):
-            return loss_of(model, batch, loss_fn, device).float()
+            return loss_of(model, batch, loss_fn, device)
     inputs, targets = _moved(batch.inputs, device), _moved(batch.targets, device)
     if isinstance(inputs, dict):
         outputs = model(**inputs)
