@@ -123,7 +123,7 @@ def test_a_slice_of_a_gpu_has_another_name_than_the_whole(monkeypatch: pytest.Mo
 
 
 def test_products_on_a_gpu_are_of_whole_float32_and_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What exact mode needs there is set before anything is computed, by the trainer; the user's own workspace stays."""
+    """What exact mode needs there the trainer sets, before anything is computed; the user's own workspace stays."""
     for given_by_user, kept in ((None, ":4096:8"), (":16:8", ":16:8")):
         if given_by_user is None:
             monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from lightwatch.files import write_whole
 
-from . import bookkeeping, checkpoint, ddp_tree, start, sums, thin_link
+from . import bookkeeping, checkpoint, ddp_tree, gpu, start, sums, thin_link
 from .figures import ENOUGH_RUNS, ENOUGH_STEPS, Figure, NotRun, as_json, table
 from .machine import machine
 from .plan import Plan
@@ -27,6 +27,7 @@ ROWS: dict[int, Callable[[Plan], list[Figure]]] = {
     4: thin_link.measure,
     5: checkpoint.measure,
     7: start.measure,
+    8: gpu.measure,
 }
 
 BUSY = 0.5
@@ -42,6 +43,7 @@ Measure how fast lightwatch is, and hold the figures against their bars.
   5  checkpoints of one process: how long a save holds the training up beyond one copy of the state, beside DCP's
      async_save and torch.save; how fast it writes, against `dd` with fsync
   7  start: `lightwatch --help`, control ready, `lightwatch train` with 4 spheres to its first step
+  8  on a GPU: exact sums against float sums, deterministic algorithms against a bare loop, bf16 against float32
 
 Row 6 (control with many spheres) is not here yet.
 
