@@ -72,6 +72,16 @@ def test_the_trainer_brings_the_model_to_its_spheres_device(monkeypatch: pytest.
     assert moved == [cuda(2), cuda(2)]
 
 
+def test_the_tree_is_told_where_the_trainer_computes() -> None:
+    """Before it is asked for a generation: the groups depend on it."""
+    sync, told = Alone(), []
+    sync.device = cuda(7)
+    begin = sync.begin
+    sync.begin = lambda standing: (told.append(sync.device), begin(standing))[1]  # type: ignore[func-returns-value,method-assign]
+    gpt_trainer(sync, max_steps=1).train()
+    assert told == [CPU]
+
+
 def test_a_model_in_several_places_is_left_to_who_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its sentence names them all."""
     monkeypatch.setattr(device, "gpus", lambda: 4)

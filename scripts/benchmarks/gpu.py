@@ -37,7 +37,7 @@ def _figure(plan: Plan, name: str, ours: str, peer: str, peer_name: str) -> Figu
         seconds = [[turn[0] for turn in side] for side in told]
         for side, each in zip(sides, seconds, strict=True):
             side.append(1e3 * statistics.median(each))
-        ratios.append(paired(*seconds))
+        ratios.append(paired(seconds[0], seconds[1]))
         plan.tell(f"row 8, run {run + 1} of {plan.runs}: {ours} {sides[0][-1]:.1f} ms, {peer} {sides[1][-1]:.1f} ms")
     return Figure(
         8,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -172,7 +173,7 @@ def lightning(given: Task, turns: Turns) -> None:
     )
 
 
-LOOPS = {
+LOOPS: dict[str, Callable[[Task, Turns], None]] = {
     "trainer": trainer,
     "exact": exact,
     "bare": bare,
