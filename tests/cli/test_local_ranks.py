@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ def test_spheres_of_several_nodes_on_one_machine_have_numbers_of_their_own(
     told: dict[str, str] = {}
 
     def start(_module: str, words: list[str], *_more: Any, **_options: Any) -> SimpleNamespace:
-        given = dict(zip(words, words[1:], strict=False))
+        given = dict(itertools.pairwise(words))
         told[given["--path"]] = given["--local-rank"]
         return SimpleNamespace(pid=1)
 
