@@ -51,7 +51,8 @@ def _orders(ledger: Ledger, state: State) -> list[Order]:
     """
     newest = ledger.newest_rows(1)
     top, number = (newest[0].version, newest[0].in_force) if newest else (0, 0)
-    orders = list(state.orders)
+    at = ledger.obeyed_at()  # one process may have gone on with them meanwhile
+    orders = [replace(order, version=at[order.wanted.number]) for order in state.orders]
     while len(orders) < number:
         last = orders[-1].wanted if orders else Wanted()
         own = _changed(last, number=len(orders) + 1)
