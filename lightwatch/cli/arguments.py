@@ -125,6 +125,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="S", type=_whole, default=None, help="decides v0, order and dropout")
     parser.add_argument("--config", metavar="FILE", default=None, help="a TOML file; flags go over it")
     parser.add_argument("--reduction", metavar="R", default=None, help="exact (default) or float")
+    parser.add_argument("--device", metavar="D", default=None, help="cpu (default), cuda, or auto: cuda where it is")
 
 
 def _add_up(parser: argparse.ArgumentParser) -> None:

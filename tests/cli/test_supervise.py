@@ -33,7 +33,7 @@ from spheres import handover
 from spheres.template import Template
 
 def work(request, pulse):
-    path, former = request["path"], request["former"]
+    path, former, local_rank = request["path"], request["former"], request["local_rank"]
     lives = Path({folder!r}, "lives")
     with lives.open("a") as file:
         file.write(f"{{os.getpid()}} {{former}}\\n")
@@ -158,6 +158,16 @@ def test_a_worker_that_is_killed_is_started_anew_and_told_who_was_there(house: H
     assert process.wait() == 0 and former == first
     assert {"exited": "0", "pid": first, "code": None, "signal": 9, "final": False} in reports
     assert {"again": "0", "pid": second, "why": "ended by SIGKILL"} in reports
+
+
+def test_each_life_is_told_which_of_its_machines_spheres_it_is(house: House) -> None:
+    """By whoever started the supervisor, who counts them; nobody else can."""
+    body = "print('number', local_rank)\nlife == 1 and (sys.stdout.flush(), os.kill(os.getpid(), signal.SIGKILL))"
+    house.work(body)
+    for words, number in ((["--local-rank", "5"], 5), ([], None)):
+        (house.folder / "lives").unlink(missing_ok=True)
+        told = [item["text"] for item in items(house.supervise("0", "--shown", *words)) if "printed" in item]
+        assert told.count(f"number {number}") == 2
 
 
 def test_a_worker_that_breaks_off_is_started_anew_whatever_its_code(house: House) -> None:
