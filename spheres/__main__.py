@@ -19,6 +19,8 @@ from .supervise import Supervisor
 from .torchrun import host_path, slot
 
 USAGE = 2
+CONTROL_MOST_S = 120.0
+"""How long a control may take to be there, since whoever boots machines starts all of them at once."""
 
 _LOCAL_RANK_HELP = "which of this machine's spheres it is: the number of its GPU (default: the end of its path)"
 
@@ -82,9 +84,9 @@ def _post(given: argparse.Namespace, script: list[str]) -> Post:
         from .entry import enter, enter_by_line
 
         if given.join:
-            entry = enter_by_line(given.join, folder=given.dir, data=given.data)
+            entry = enter_by_line(given.join, given.dir, given.data, CONTROL_MOST_S)
         else:
-            entry = enter(given.control, given.key, given.dir, given.data)
+            entry = enter(given.control, given.key, given.dir, given.data, CONTROL_MOST_S)
         folder, control, key = entry.folder, entry.control, entry.key
     return Post(
         folder,

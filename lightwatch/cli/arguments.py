@@ -154,9 +154,8 @@ def _add_join(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", metavar="DIR", default="", help="a folder for the run (default: runs/RUN)")
     parser.add_argument("--quiet", action="store_true", help="say only how it ended")
     _add_debug(parser)
-    parser.add_argument("script", metavar="SCRIPT", nargs="?", default=None, help="in a run of your own script: that")
-    rest = parser.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="handed to the script")
-    rest.required = False
+    script_help = "in a run of your own script: that, and its arguments; all that follows is theirs"
+    parser.add_argument("--script", metavar="SCRIPT", nargs=argparse.REMAINDER, default=[], help=script_help)
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -29,11 +29,11 @@ def join(arguments: argparse.Namespace) -> int:
     terminal = Terminal(quiet=arguments.quiet)
     if arguments.spheres is not None and not 1 <= arguments.spheres <= SPHERES_MOST:
         raise ConfigError(f"--spheres must be 1 to {SPHERES_MOST}, got {arguments.spheres} [LW002]")
-    script = (check_script(arguments.script), *arguments.args) if arguments.script else ()
+    script = (check_script(arguments.script[0]), *arguments.script[1:]) if arguments.script else ()
     place = host_path(os.environ) if arguments.at is None else arguments.at
     try:
         _check_place(place)
-        entry = enter_by_line(arguments.line, folder=arguments.dir, data=arguments.data)
+        entry = enter_by_line(arguments.line, arguments.dir, arguments.data)
         _check_interface(entry.control, arguments.interface)
     except ControlError as error:
         raise ConfigError(str(error)) from None
