@@ -1,9 +1,9 @@
 """Control and spheres in containers of a real Docker engine, by docker-compose.
 
 Skipped where no engine answers, or where wheelhouse/ lacks the torch that the tests run with. The image is made first.
-Last run on 2026-11-29 with Docker 20.10.24, docker-compose 1.29.2, torch 2.13.0+cpu, on 2 cores that others used too: all
-passed, in some 4 minutes and another 2 for the image. `docker-compose up --exit-code-from control` was seen to go on over
-the death of a sphere and of control too; that is not tested, for compose may as well end all at it.
+Last run on 2026-11-29 with Docker 20.10.24, docker-compose 1.29.2, torch 2.13.0+cpu, on 2 cores that others used too:
+all passed, in some 4 minutes and another 2 for the image. `docker-compose up --exit-code-from control` was seen to go
+on over the death of a sphere and of control too; that is not tested, for compose may as well end all at it.
 """
 
 from __future__ import annotations
