@@ -18,15 +18,16 @@ from .tokens import JoinLine
 ENROL_S = 10.0
 
 
-def enrol(line: str, name: str = "", timeout_s: float = ENROL_S) -> Path:
+def enrol(line: str, name: str = "", timeout_s: float = ENROL_S, *, anew: bool = False) -> Path:
     """The key file of this machine for the run that the join line names; drawn, and enrolled, unless it has one.
 
-    name: what it is called there; empty: by its host's name. Blocks for timeout_s at most. Raises KeyFileError (this is
+    name: what it is called there; empty: by its host's name. anew: with another key than the one that it has, which was
+    revoked. Blocks for timeout_s at most. Raises KeyFileError (this is
     no join line, or the key that lies here can't be used), KeyRefused (control's sentence), NoAnswer.
     """
     wanted = JoinLine.read(line)
     path = own_key(wanted.run_id, "sphere")
-    if path.exists() and read_key(path).control == wanted.control:
+    if not anew and path.exists() and read_key(path).control == wanted.control:
         return path
     pair = _drawn(path.with_suffix(".drawn"))
     word = Enrol(public=pair.public, name=name or _host_name())

@@ -17,7 +17,8 @@ from pathlib import Path
 from control.brief import BRIEF_S, brief
 from control.enrol import enrol
 from control.entrance import Briefed
-from control.keyfile import found_key, own_folder, read_key
+from control.errors import KeyRefused
+from control.keyfile import found_key, own_folder, own_key, read_key
 from control.tokens import JoinLine
 from lightwatch import config
 from lightwatch.errors import ConfigError
@@ -37,15 +38,24 @@ class Entry:
 
 
 def enter_by_line(line: str, folder: str = "", data: str = "", wait_s: float = BRIEF_S) -> Entry:
-    """With a join line: this machine is enrolled, unless it was before. wait_s: for a control that does not answer yet.
+    """With a join line: this machine is enrolled, unless it was before and its key is still taken. wait_s: for a
+    control that does not answer yet.
 
-    Blocks for that long, twice at most. Raises KeyFileError, KeyRefused, NoAnswer, ConfigError, OSError.
+    Blocks for that long, a few times at most. Raises KeyFileError, KeyRefused, NoAnswer, ConfigError, OSError.
     """
     wanted = JoinLine.read(line)
     own_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
     with _one_at_a_time(own_folder() / f"{wanted.run_id}.lock"):
+        had = own_key(wanted.run_id, "sphere").exists()
         key = enrol(line, timeout_s=wait_s)
-    return _entered(brief(wanted.address, read_key(key), wait_s), wanted.address, str(key), folder, data)
+        try:
+            told = brief(wanted.address, read_key(key), wait_s)
+        except KeyRefused:
+            if not had:
+                raise
+            key = enrol(line, timeout_s=wait_s, anew=True)
+            told = brief(wanted.address, read_key(key), wait_s)
+    return _entered(told, wanted.address, str(key), folder, data)
 
 
 def enter(control: str, key: str = "", folder: str = "", data: str = "", wait_s: float = BRIEF_S) -> Entry:

@@ -35,7 +35,7 @@ class Machine:
     home: Path
 
     def start(self, words: Sequence[object], log: Path, **more: str) -> subprocess.Popen[bytes]:
-        """Run something here, all it says goes to the log. more: environment variables. Ended by `lan` at the latest."""
+        """Run something here, all it says into the log, until `lan` is left at the latest. more: environment."""
         named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name]
         command = ["ip", "netns", "exec", self.space, *named, *map(str, words)]
         own = {"XDG_CONFIG_HOME": str(self.home / "config"), "HOSTNAME": self.name, **more}
@@ -68,7 +68,7 @@ class Machine:
         _ran("tc", "-n", self.space, "qdisc", "replace", "dev", PORT, "root", *rule)
 
     def sent_bytes(self) -> int:
-        """Payload sent since the link was made, as its interface counts it less the headers. Meant for a `limit`ed one."""
+        """Payload sent since the link was made: what the interface of a `limit`ed one counts, less headers."""
         import json
 
         found = json.loads(_ran("ip", "-n", self.space, "-s", "-j", "link", "show", "dev", PORT))

@@ -121,7 +121,9 @@ def worker_killed(site: Site) -> str:
         raise Wrong("a torchrun has ended")
     if {path: path.read_text() for path in supervisors} != supervisors:
         raise Wrong("torchrun has started a supervisor anew")
-    return f"worker {pid} killed; the {len(supervisors)} supervisors and torchruns {sorted(agents.values())} are the same"
+    return (
+        f"worker {pid} killed; the {len(supervisors)} supervisors and torchruns {sorted(agents.values())} are the same"
+    )
 
 
 def cut(site: Site) -> str:

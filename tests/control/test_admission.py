@@ -174,3 +174,28 @@ def test_after_stop_nothing_else_can_be_ordered() -> None:
 def test_an_unknown_order_is_refused_with_the_known_ones() -> None:
     """The sentence lists what control knows."""
     assert "pause, resume, stop, set_learning_rate" in Play("0").order("dance")
+
+
+def growing(count: int) -> Play:
+    """A run whose tree is what those say who come."""
+    play = Play()
+    play.state = replace(play.state, tree=f"*:{count}", paths=())
+    return play
+
+
+def test_a_run_that_waits_for_so_many_begins_with_whoever_they_are() -> None:
+    """Anybody with a name of its own is let in; the first step waits for the count, and takes all that are there."""
+    play = growing(3)
+    for path in ("eu/lab-3/0", "north/0", "north/1"):
+        assert not play.state.members
+        assert play.hello(path) == "" and play.prove(path)
+    assert set(play.members) == {"eu/lab-3/0", "north/0", "north/1"}
+
+
+@pytest.mark.parametrize(("path", "said"), [("north/0/1", "north/0"), ("north", "north"), ("a b", "[LW402]")])
+def test_a_tree_that_grows_stays_a_tree(path: str, said: str) -> None:
+    """Nobody may be below a sphere, or where others have spheres below."""
+    play = growing(2)
+    assert play.hello("north/0") == ""
+    refused = play.hello(path)
+    assert "no place" in refused and said in refused

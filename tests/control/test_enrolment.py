@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
 import zmq
 
+from control.brief import brief
 from control.enrol import enrol
 from control.entrance import Enrol
 from control.errors import KeyFileError, KeyRefused, NoAnswer
-from control.keyfile import Pair, lock_to, own_key, read_key
+from control.keyfile import KeyFile, Pair, lock_to, own_key, read_key
 from control.protocol import Ask, Hello, Welcome
 from control.tokens import JoinLine, Tokens
 from control.wire import encode
+from lightwatch import config
+from lightwatch.errors import ConfigError
+from spheres.entry import enter_by_line
 from tests.control.fakes import until
 from tests.control.keyed import Keyed
 
@@ -147,3 +152,53 @@ def test_a_token_opens_for_enrolling_and_for_nothing_else(run: Keyed) -> None:
         context.term()
     until(lambda: any("refused: a key with the role enrolling" in each for each in run.log))
     assert {machine.name for machine in run.keys.allowed().values()} == {"lab", "local-spheres", "local-clients"}
+
+
+def test_a_machine_whose_key_was_revoked_comes_in_by_another_line_with_another_key(run: Keyed, tmp_path: Path) -> None:
+    """Not by the line that it came by; and what it is told of the run is what control's folder says."""
+    (run.folder / "config.toml").write_text("max_steps = 7\n")
+    first, line = str(line_of(run)), str(line_of(run))
+    came = enter_by_line(first, str(tmp_path / "here"))
+    before = read_key(Path(came.key))
+    run.keys.revoke(before.name)
+    until(lambda: _is_refused(run.address, before))
+    with pytest.raises(KeyRefused, match="LW545"):
+        enter_by_line(first, str(tmp_path / "here"))
+    again = enter_by_line(line, str(tmp_path / "here"))
+    assert read_key(Path(again.key)).public != before.public
+    assert again.run.training.max_steps == 7 and again.run_id == "run"
+
+
+def _is_refused(address: str, key: KeyFile) -> bool:
+    try:
+        brief(address, key)
+    except KeyRefused:
+        return True
+    return False
+
+
+def test_many_that_enter_at_once_on_one_machine_are_one_machine(run: Keyed, tmp_path: Path) -> None:
+    """As a torchrun starts them; the line is used once."""
+    (run.folder / "config.toml").write_text("")
+    line = str(line_of(run))
+    with ThreadPoolExecutor(6) as threads:
+        keys = {entry.key for entry in threads.map(lambda _: enter_by_line(line, str(tmp_path / "here")), range(6))}
+    assert keys == {str(own_key("run", "sphere"))}
+    assert len(run.keys.allowed()) == 3
+
+
+def test_a_folder_of_another_run_is_not_written_into(run: Keyed, tmp_path: Path) -> None:
+    (run.folder / "config.toml").write_text("")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "control.json").write_text('{"run_id": "another"}')
+    with pytest.raises(ConfigError, match="folder of run another"):
+        enter_by_line(str(line_of(run)), str(tmp_path / "here"))
+    assert not (tmp_path / "here" / "config.toml").exists()
+
+
+def test_a_machine_says_where_its_data_is(run: Keyed, tmp_path: Path) -> None:
+    """Its own folder alone says so: control's config stays."""
+    (run.folder / "config.toml").write_text("")
+    entry = enter_by_line(str(line_of(run)), str(tmp_path / "here"), data=str(tmp_path / "text"))
+    assert config.load(tmp_path / "here" / "config.toml", config.RunConfig()).data.path == str(tmp_path / "text")
+    assert entry.run.data.path == str(tmp_path / "text") and (run.folder / "config.toml").read_text() == ""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from control.errors import TreeError
-from control.tree import MAX_FAN_OUT, SphereTree, is_alone, parse_tree
+from control.tree import MAX_FAN_OUT, SphereTree, is_alone, parse_tree, wait_for
 
 
 @pytest.mark.parametrize(
@@ -201,3 +201,19 @@ def test_a_tree_is_drawn_with_notes() -> None:
         "│   └── 1  computing",
         "└── b",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("*:1", 1), ("*:4", 4), ("*:20736", 20736), ("4", 0), ("a:2", 0), ("*", 0)]
+)
+def test_a_tree_that_grows_as_spheres_come_says_how_many_it_begins_with(text: str, count: int) -> None:
+    """It names no path; any other tree names all of them, and waits for each."""
+    assert wait_for(text) == count
+    if count:
+        assert parse_tree(text) == ()
+
+
+@pytest.mark.parametrize("text", ["*:0", "*:20737", "*:99999", "*:-1", "*:01", "*:", "*:2,a:1", "a:1,*:2", "*:2x2"])
+def test_a_count_that_can_not_be_waited_for_is_refused(text: str) -> None:
+    with pytest.raises(TreeError, match=r"\[LW40[12]\]"):
+        parse_tree(text)
