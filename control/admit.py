@@ -24,6 +24,7 @@ from .events import (
     SphereReturned,
     SphereSaving,
 )
+from .leaving import at_or_below, is_leaving, next_wanted
 from .membership import is_same_process, why_not_equal, why_not_here
 from .protocol import (
     NO_GENERATION,
@@ -46,7 +47,7 @@ from .protocol import (
 from .saves import can_be_named, progress_of
 from .state import UNHEARD_OF, State
 
-ORDERS = ("pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore")
+ORDERS = ("pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore", "drain")
 
 VERSIONS_MAX = 1 << 53
 
@@ -233,6 +234,8 @@ def admit_order(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
         return _checkpoint(state, ask)
     if ask.what == "restore":
         return _restore(state, ask)
+    if ask.what == "drain":
+        return _drain(state, ask)
     return Refusal(f"{ask.what!r} is not an order; control knows {', '.join(ORDERS)} [LW506]")
 
 
@@ -260,6 +263,18 @@ def _restore(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
         return Already(state.restoring, "the run is about to go back already")
     given = _next(state, ask)
     return OrderGiven(wanted=given.wanted, what=given.what, request=given.request, text=ask.text)
+
+
+def _drain(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
+    """Who is at a path, or below it, is to leave."""
+    there = at_or_below(state, ask.text)
+    if not there:
+        return Refusal(f"drain: no sphere is at {ask.text[:80]!r}; `lightwatch status` shows the tree [LW517]")
+    spheres = [seat.sphere for seat in there if not is_leaving(state, seat)]
+    if not spheres:
+        first = next(order for order in state.orders if there[-1].sphere in order.wanted.leaving)
+        return Already(first.wanted.number, f"{ask.text} is leaving already")
+    return OrderGiven(wanted=next_wanted(state, spheres), what="drain", request=ask.request, text=ask.text)
 
 
 def _next(state: State, ask: Ask, **changes: bool | float | str) -> OrderGiven:

@@ -127,6 +127,12 @@ class ControlClient:
         goes on. What was ordered last stays ordered. Raises OrderRefused if it can't be read as a whole."""
         return self._obeyed(Ask(request=uuid.uuid4().hex, what="restore", text=name), wait, timeout_s).version
 
+    def drain(self, path: str, wait: bool = True, timeout_s: float = EFFECT_S) -> int | None:
+        """Have the sphere at a path leave, or all below a node: their micro-batches go to the others, and the run goes
+        on without them. Returns the newest version once they have been told to go. Raises OrderRefused if nobody is
+        there."""
+        return self._obeyed(Ask(request=uuid.uuid4().hex, what="drain", text=path), wait, timeout_s).version
+
     def _order(self, what: str, value: float | None, wait: bool, timeout_s: float) -> int | None:
         return self._obeyed(Ask(request=uuid.uuid4().hex, what=what, value=value), wait, timeout_s).version
 

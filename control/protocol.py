@@ -100,6 +100,8 @@ class Beat(Message, frozen=True, kw_only=True):
     """The sphere whose part made the tail of generation `failed_in` unsound; 0: nobody in particular."""
     unreachable: list[int] = []
     """Members of `failed_in` whose larder did not answer when that generation broke."""
+    leaving: bool = False
+    """I was asked to leave: deal me nothing, and tell me when I may go."""
     rss_bytes: int = 0
     cpu_s: float = 0.0
 
@@ -322,18 +324,22 @@ class SaveOver(Message, frozen=True, kw_only=True):
 
 
 class End(Message, frozen=True, kw_only=True):
-    """The run is over for you: leave. status: completed, stopped or failed."""
+    """The run is over for you: leave. status: completed, stopped or failed; LEFT: it goes on without you."""
 
     status: str
     reason: str = ""
+
+
+LEFT = "left"
+"""The status of an End to who was asked to leave, and may: nobody waits for anything of it."""
 
 
 # ---------------------------------------------------------------- clients and control
 class Ask(Message, frozen=True, kw_only=True):
     """A client's question or order. A repeated `request` id is answered again and acts once.
 
-    what: status, tree, pause, resume, stop, set_learning_rate, checkpoint, restore, watch. value: a learning rate.
-    text: a checkpoint's name.
+    what: status, tree, pause, resume, stop, set_learning_rate, checkpoint, restore, drain, watch. value: a learning
+    rate. text: a checkpoint's name; for drain, the path of a sphere, or of a node for all below it.
     """
 
     request: str

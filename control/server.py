@@ -70,7 +70,7 @@ from .protocol import (
 from .recall import recalled
 from .rendezvous import Rendezvous
 from .report import answer_late, answer_order, status_of, story_of, totals_by_path, tree_text
-from .state import ControlStatus
+from .state import ControlStatus, State
 from .watchers import Watchers
 from .wire import encode
 
@@ -188,7 +188,7 @@ class Server:
             self.watchers.tell(story, self.state, now_s)
         if isinstance(event, GenerationBegun) and self.state.lineage > before.lineage:
             self.journal.cut_back(event.position.version)  # before the ledger: whoever dies here finds all lines again
-        if self._ledger_broke or not isinstance(event, DURABLE) or (isinstance(event, SphereLost) and before.ended):
+        if self._ledger_broke or not isinstance(event, DURABLE) or _is_expected(before, event):
             return
         if isinstance(event, SphereReported):
             if before.versions.row(event.row.version) is self.state.versions.row(event.row.version):
@@ -380,6 +380,11 @@ class Server:
                 self.ledger.commit()
             except LedgerError:
                 log.error("the end is not in the ledger either")
+
+
+def _is_expected(state: State, event: Event) -> bool:
+    """Whether it is a connection that ends because its sphere was told that it may go: no loss, for the record."""
+    return isinstance(event, SphereLost) and (state.ended is not None or state.seats[event.sphere].released)
 
 
 def _why_broken(error: Exception) -> str:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from control.protocol import NO_GENERATION, End, Failed, Generation, Go, How, Memory, Phase, Proof, View
+from control.protocol import Wanted as WireWanted
 from lightwatch.config import TrainingConfig
 from lightwatch.errors import DataError, RunEnded, StateError, coded
 from lightwatch.metrics import Closing, StepReport
@@ -156,11 +157,15 @@ class TreeSync:
         donor = next((peer for peer in self._view.members if peer.sphere == go.donor and peer.sphere != me), None)
         self._link.stand(phase=Phase.FETCHING)
         try:
-            snapshot = self._provision.get(go, donor, lambda: self._link.heard.ends(go.generation))
+            snapshot = self._provision.get(go, donor, partial(self._is_in_vain, go))
         except (FetchBroken, DataError) as error:
             self._break_off(str(error))
         self._holds_state = True
         return snapshot
+
+    def _is_in_vain(self, go: Go) -> bool:
+        """Whether nobody needs what is fetched: who was asked to leave says by breaking off that it owes nothing."""
+        return self._link.heard.ends(go.generation) or self._link.standing.leaving
 
     def _newer_view(self, heard: Heard) -> View | None:
         return heard.view if heard.generation > self._generation else None
@@ -243,8 +248,8 @@ class TreeSync:
         ):  # after an exception that a script outlived
             self._break_off("a step was begun anew after a part of it had been handed on [LW408]")
         number = self._link.standing.in_force
-        paces = self._link.heard.orders[number - 1].paces if number else {}
-        units = self._shares.of(self._link.heard.sphere, position, training, evaluation, paces)
+        wanted = self._link.heard.orders[number - 1] if number else WireWanted()
+        units = self._shares.of(self._link.heard.sphere, position, training, evaluation, wanted)
         self._step_s = time.monotonic()
         self._link.stand(closing=not training)
         return units
