@@ -8,6 +8,8 @@ Laws
      worker that is stopped, or whose thread holds the interpreter. Elsewhere a thread waits for it.
   3. What it writes goes to its log; its stdout goes to its supervisor instead, if that asked for it.
   4. Its status pipe tells the supervisor what can't be seen from outside: see SIGNS.
+  5. No signal asks a worker to leave: a machine that is taken away tells every process of it, and only the supervisor
+     makes a word of that, once, over a pipe of its own.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ from typing import NoReturn
 
 from . import pids
 
-Pulse = Callable[..., None]
-Start = Callable[[Pulse], int | None]
-
+ASKED = (signal.SIGTERM, signal.SIGUSR1)
+"""By which a supervisor is asked to leave: of a spot instance, Kubernetes, torchrun; of Slurm."""
 ALIVE, MADE, CODE = SIGNS = (b".", b"v", b"=")
 """On the status pipe: I live (with each heartbeat); I made a version; the next byte is the exit code I leave with."""
+
+LEAVE = b"l"
+"""On the pipe of words: this sphere is to leave."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,34 @@ class Pipes:
     log: int
     life: int
     status: int
+    words: int
+
+
+class Pulse:
+    """What a worker says to its supervisor, and hears of it. Any thread may use it; nothing here waits."""
+
+    def __init__(self, pipes: Pipes) -> None:
+        self._pipes = pipes
+
+    def __call__(self, sign: bytes = ALIVE) -> None:
+        _tell(self._pipes.status, sign)
+
+    def listen(self, leave: Callable[[], object]) -> None:
+        """Call `leave`, from a thread of its own, once the supervisor says so."""
+
+        def wait() -> None:
+            if os.read(self._pipes.words, 1) == LEAVE:
+                leave()
+
+        threading.Thread(target=wait, name="words", daemon=True).start()
+
+    def end(self, code: int) -> NoReturn:
+        """End the process here and now, as one that chose to."""
+        self(CODE + bytes([code & 0xFF]))
+        os._exit(code & 0xFF)
+
+
+Start = Callable[[Pulse], int | None]
 
 
 def follow_launcher() -> None:
@@ -64,13 +96,14 @@ def be_worker(pid_file: Path, pipes: Pipes, start: Start) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _heed_no_signal()
         os.setsid()
         _die_with(pipes.life)
         pids.write(pid_file, os.getpid())  # after the line above: the file never names one whose supervisor is gone
         _redirect(pipes)
         faulthandler.enable()
         os.set_blocking(pipes.status, False)
-        code = start(lambda sign=ALIVE: _tell(pipes.status, sign)) or 0
+        code = start(Pulse(pipes)) or 0
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         if code and not isinstance(leaving.code, int):
@@ -79,6 +112,13 @@ def be_worker(pid_file: Path, pipes: Pipes, start: Start) -> NoReturn:
         traceback.print_exc()
     finally:
         _leave(code, pipes.status)
+
+
+def _heed_no_signal() -> None:
+    """Of those that ask to leave. What a script starts heeds them as usual: an ignored signal would stay ignored."""
+    for number in ASKED:
+        signal.signal(number, lambda _number, _frame: None)
+    os.register_at_fork(after_in_child=lambda: [signal.signal(number, signal.SIG_DFL) for number in ASKED])
 
 
 def _leave(code: int, status: int) -> NoReturn:

@@ -9,7 +9,7 @@ import socket
 import sys
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from lightwatch.trace import Trace
 from .folder import Folder
 from .groups import Worn
 from .larder import Larder
+from .launch import Pulse
 from .link import START_ANEW, AdmissionRefused, Link, LinkBroken
 from .sync import TreeSync
 from .writers import Saves
@@ -44,7 +45,7 @@ def main(
     *,
     profile: bool = False,
     former: int = 0,
-    pulse: Callable[..., None] | None = None,
+    pulse: Pulse | None = None,
     key: str = "",
 ) -> int:
     """Be the sphere at `path` of the run in `run_dir` until the run is over; the exit code: 0 done, 1 the run failed,
@@ -52,7 +53,7 @@ def main(
 
     script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml. profile: write one. former:
     process id of the sphere here before, which is dead. pulse: tells the supervisor that this process lives; given
-    b"v", that it made a version. key: this machine's key file; empty: the one that it has for the run, if any.
+    b"v", that it made a version; and hears of it when to leave. key: this machine's key file; empty: the one that it has for the run, if any.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     crash.arm(run_dir, "sphere", path)
@@ -65,7 +66,10 @@ def main(
         print(error, file=sys.stderr)
         return 2
     larder = Larder(pair=Pair.draw() if own is not None else None)
-    link = Link(address, _hello(run_id, path, former, larder), silence_s, pulse=pulse, key=own)
+    end = os._exit if pulse is None else pulse.end
+    link = Link(address, _hello(run_id, path, former, larder), silence_s, pulse=pulse, leave=end, key=own)
+    if pulse is not None:
+        pulse.listen(link.ask_to_leave)
     folder = _folder(run_dir, path, run, bool(script))
     sync = TreeSync(link, run_id, silence_s, larder=larder, folder=folder, pulse=pulse)
     sync.saves, sync.home = Saves(link, run.control.checkpoint_at), _home(run_dir, run_id, run, bool(script))

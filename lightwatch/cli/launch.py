@@ -219,6 +219,7 @@ class Launch:
                 sphere.talks = True  # a new one
         self._reap_orphans()
         left = [each for each in self._spheres.values() if each.kept.code is None]
+        all_left = not left and all(each.kept.code == DONE for each in self._spheres.values())
         given_up = any(each.kept.code for each in self._spheres.values()) and self._version < 0
         if self._trouble_at_s is None and (not needed or not left or given_up):
             self._trouble_at_s = now
@@ -228,6 +229,7 @@ class Launch:
             control_ready=self._control_lost_at_s is None,
             control_code=control_code,
             spheres_left=len(left),
+            all_left=all_left,
             trouble_at_s=self._trouble_at_s,
             begun=self._begun,
             trained=self._version >= 0,
@@ -300,6 +302,8 @@ class Launch:
         elif "working" in item and sphere.lost_at_s is not None:
             self._view.note(f"sphere {path} is at work again, {time.monotonic() - sphere.lost_at_s:.1f} s later")
             sphere.lost_at_s = None
+        elif "leaving" in item:
+            self._view.note(f"sphere {path} leaves, asked to by {item['why']}; the run goes on without it")
         elif "gave_up" in item and not self._amiss:
             self._amiss = item["why"]
         elif "exited" in item:

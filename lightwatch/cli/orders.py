@@ -1,4 +1,4 @@
-"""`lightwatch pause`, `resume`, `stop`, `checkpoint`, `restore`: one order, obeyed at the same version everywhere."""
+"""`lightwatch pause`, `resume`, `stop`, `checkpoint`, `restore`, `drain`: one order, obeyed at the same version everywhere."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 IN_FORCE_S = 60.0
 """An order takes effect at the end of a step; a step may be long."""
+LEFT_S = 600.0
+"""A sphere leaves after a step; if it is the last one, after a checkpoint."""
 ON_DISK_S = 600.0
 """A checkpoint may be large, and the disk slow."""
 
@@ -37,6 +39,9 @@ def _given(client: ControlClient, arguments: argparse.Namespace) -> str:
         case "restore":
             version = client.restore(arguments.name, timeout_s=ON_DISK_S)
             return f"goes on from version {version}; the learning rate that was ordered last stays in force"
+        case "drain":
+            version = client.drain(arguments.path, timeout_s=LEFT_S)
+            return f"{arguments.path} has left at version {version}"
         case what:
             give = {"pause": client.pause, "resume": client.resume, "stop": client.stop}[what]
             version = give(timeout_s=IN_FORCE_S)

@@ -69,4 +69,5 @@ def _begin_anew(world: World) -> None:
         world.host.die(0.2)
         world.host.adopt = False
         world.begins_anew()
+        world.fill(world.paths)
         world.founding = None

@@ -91,6 +91,8 @@ class World:
         self._events = self._idle = 0
         self._told: dict[tuple[Generation, str], object] = {}
         self._healed = False
+        self._computed: Counter[tuple[Position, int]] = Counter()
+        self.gentle = {fault.kind for fault in self.faults} <= strikes.GENTLE
         self.host = Host(self, "host")
         self.hosts = [self.host]
         self.door = self.host
@@ -145,6 +147,29 @@ class World:
         if succeeded:
             at_s = self.now_s + back_s * self.silence_s
             self.newborn.append((at_s, sphere.path, sphere.pid if proof else 0))
+
+    def has_left(self, sphere: Process) -> None:
+        """It was asked to leave, and may. Where it was, another comes in a while, or nobody."""
+        self.say(sphere, "has left, as it was asked to")
+        self.mark("sphere left")
+        begun = self.host.server is not None and self.host.server.state.begun is not None
+        back_s = sphere.leaves_for_s if sphere.leaves_for_s is not None else 0.0
+        self.gone(sphere, succeeded=not begun or back_s < LASTS, back_s=min(back_s, 1.0))
+
+    def fill(self, paths: Collection[str]) -> None:
+        """Somebody comes to each of these places at which nobody is."""
+        there = {each.path for each in self.spheres if each.alive} | {path for _, path, _ in self.newborn}
+        for path in paths:
+            if path not in there:
+                self.born(path)
+
+    def computed(self, sphere: Process, unit: int) -> None:
+        """A micro-batch was computed."""
+        at = (sphere.place.position, unit)
+        self._computed[at] += 1
+        gentle = self.gentle and not self.counts["left too late"] and not self.counts["go load"]
+        if gentle:
+            laws.who_leaves_costs_no_repetition(self._computed[at], at, sphere)
 
     def cut(self, sphere: Process) -> None:
         wire = sphere.link.toy_line.wire
@@ -291,6 +316,8 @@ class World:
         if self.now_s >= self.heal_s and not self._healed:
             self._healed = True
             mending.heal(self)
+        if self._healed and not self.newborn and not any(each.alive for each in self.spheres):
+            self.fill(self.paths[:1])  # all have left
         for due in [each for each in self.later if each[0] <= self.now_s]:
             self.later.remove(due)
             due[1]()

@@ -11,6 +11,7 @@ import pytest
 from control.protocol import Beat, End, Failed, Hello, Refused, ToControl, ToSphere, View, Welcome
 from lightwatch import sync as seam
 from spheres import worker
+from spheres.launch import Pipes, Pulse
 from tests.spheres.fake_control import FakeControl
 
 
@@ -79,4 +80,4 @@ def test_who_took_part_and_is_refused_when_it_is_back_begins_anew(run_dir: Path)
 def test_who_is_refused_does_not_come_again(run_dir: Path) -> None:
     """A supervisor would otherwise ask for ever."""
     with FakeControl(lambda message: [Refused(text="0/0 is taken")]) as control:
-        assert worker.main(run_dir, control.address, "0/0", pulse=lambda *_: None) == 1
+        assert worker.main(run_dir, control.address, "0/0", pulse=Pulse(Pipes(-1, -1, -1, -1, -1))) == 1
