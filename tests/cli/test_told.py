@@ -66,7 +66,7 @@ def test_a_status_has_a_line_for_the_run_and_one_for_each_sphere() -> None:
 def test_a_run_alone_is_told_from_its_folder(tmp_path: Path) -> None:
     (tmp_path / "config.toml").touch()
     (tmp_path / "metrics.jsonl").write_text('{"version": 7, "loss": 1.5}\n')
-    where = find(argparse.Namespace(dir=str(tmp_path), control=None))
+    where = find(argparse.Namespace(dir=str(tmp_path), control=None, key=None))
     assert where.address is None and "version 7, loss 1.5000" in spoken_alone(where)
     with pytest.raises(ConfigError, match="without control"):
         refuse_unreachable(where)
@@ -75,15 +75,15 @@ def test_a_run_alone_is_told_from_its_folder(tmp_path: Path) -> None:
 def test_a_folder_or_an_address_says_which_run_is_meant(tmp_path: Path) -> None:
     """Not both; a malformed address is refused at once, a run that is over takes no orders."""
     (tmp_path / "control.json").write_text('{"address": "tcp://127.0.0.1:5555", "pid": 1}')
-    where = find(argparse.Namespace(dir=str(tmp_path), control=None))
+    where = find(argparse.Namespace(dir=str(tmp_path), control=None, key=None))
     assert (where.address, where.target) == ("tcp://127.0.0.1:5555", str(tmp_path))
     refuse_unreachable(where)
-    assert find(argparse.Namespace(dir=None, control="tcp://10.0.0.1:7")) == Where(None, "tcp://10.0.0.1:7")
+    assert find(argparse.Namespace(dir=None, control="tcp://10.0.0.1:7", key=None)) == Where(None, "tcp://10.0.0.1:7")
     with pytest.raises(ConfigError, match="not both"):
-        find(argparse.Namespace(dir=str(tmp_path), control="tcp://127.0.0.1:7"))
+        find(argparse.Namespace(dir=str(tmp_path), control="tcp://127.0.0.1:7", key=None))
     for nonsense in ("127.0.0.1:7", "tcp://127.0.0.1", "tcp://127.0.0.1:*", ""):
         with pytest.raises(ConfigError):
-            find(argparse.Namespace(dir=None, control=nonsense))
+            find(argparse.Namespace(dir=None, control=nonsense, key=None))
     (tmp_path / "summary.json").write_text(json.dumps({"status": "stopped", "version": 4}))
     with pytest.raises(HasEnded, match="stopped at version 4"):
         refuse_unreachable(where)
@@ -99,8 +99,8 @@ def test_the_live_view_shows_the_newest_version_and_every_sphere(
     asked = threading.Event()
 
     class Client:
-        def __init__(self, address: str, timeout_s: float) -> None:
-            assert address == "tcp://127.0.0.1:1"
+        def __init__(self, address: str, timeout_s: float, key: Path | None = None) -> None:
+            assert (address, key) == ("tcp://127.0.0.1:1", None)
 
         def __enter__(self) -> Client:
             return self

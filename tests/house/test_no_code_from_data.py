@@ -23,6 +23,7 @@ CALLS = {
 TORCH_FILES = {"load", "save"}
 EXCEPTIONS = {
     ("lightwatch/job.py", "runpy"): "the user's own script, which the user named",
+    ("lightwatch/job.py", "runpy.run_path"): "the same",
     ("lightwatch/cli/script.py", "compile"): "whether that is Python at all: nothing is run",
 }
 """What is named where, and why it is no code from data."""

@@ -132,7 +132,7 @@ def test_what_is_given_up_is_cleaned_away_by_all(both: list[Writer], folder: Pat
         writer.said(SaveState.FAILED)
         writer.saver.flush()
         assert writer.saver.failed == 0  # nothing is wrong with this disk
-    assert list(folder.iterdir()) == []
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 
 def test_what_control_does_not_take_is_unsealed(both: list[Writer], folder: Path, state: Snapshot) -> None:
@@ -190,4 +190,4 @@ def test_who_leaves_before_all_parts_are_there_takes_its_own_away(
     both[1].said(SaveState.WRITTEN)
     both[1].link.close()
     both[1].saver.flush()
-    assert list(folder.iterdir()) == []
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
