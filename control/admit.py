@@ -32,6 +32,7 @@ from .protocol import (
     Beat,
     Closed,
     End,
+    Expelled,
     Failed,
     Generation,
     Hello,
@@ -47,7 +48,9 @@ from .protocol import (
 from .saves import can_be_named, progress_of
 from .state import UNHEARD_OF, State
 
-ORDERS = ("pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore", "drain")
+ORDERS = (
+    "pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore", "rebalance", "terminate", "spawn", "drain"
+)  # fmt: skip
 
 VERSIONS_MAX = 1 << 53
 
@@ -114,11 +117,14 @@ def admit_hello(state: State, hello: Hello, now_s: float, key: str = "") -> Admi
     return SphereCame(sphere=state.next_sphere, hello=hello, at_s=now_s, key=key)
 
 
-def refused(state: State, hello: Hello, refusal: Refusal) -> Refused | End:
-    """What is said to who may not take part. A successor of one that died at the end did nothing wrong: it is late."""
+def refused(state: State, hello: Hello, refusal: Refusal) -> Refused | Expelled | End:
+    """What is said to who may not take part. A successor of one that died at the end did nothing wrong: it is late;
+    nor did one of a sphere that was terminated."""
     ended = state.ended
     if ended is not None and hello.run_id == state.run_id:
         return End(status=ended.status, reason=ended.reason)
+    if hello.run_id == state.run_id and hello.path in state.wanted.terminated:
+        return Expelled(text=refusal.text, final=True)
     return Refused(text=refusal.text)
 
 
@@ -234,6 +240,12 @@ def admit_order(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
         return _checkpoint(state, ask)
     if ask.what == "restore":
         return _restore(state, ask)
+    if ask.what == "rebalance":
+        return _rebalance(state, ask)
+    if ask.what == "terminate":
+        return _terminate(state, ask)
+    if ask.what == "spawn":
+        return _spawn(state, ask)
     if ask.what == "drain":
         return _drain(state, ask)
     return Refusal(f"{ask.what!r} is not an order; control knows {', '.join(ORDERS)} [LW506]")
@@ -261,27 +273,26 @@ def _restore(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
         return Refusal("restore: the run has not begun; ask again in a moment [LW515]")
     if state.restoring:
         return Already(state.restoring, "the run is about to go back already")
-    given = _next(state, ask)
-    return OrderGiven(wanted=given.wanted, what=given.what, request=given.request, text=ask.text)
+    return _next(state, ask, text=ask.text)
 
 
 def _drain(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
     """Who is at a path, or below it, is to leave."""
     there = at_or_below(state, ask.text)
     if not there:
-        return Refusal(f"drain: no sphere is at {ask.text[:80]!r}; `lightwatch status` shows the tree [LW517]")
+        return _no_such(state, ask)
     spheres = [seat.sphere for seat in there if not is_leaving(state, seat)]
     if not spheres:
-        first = next(order for order in state.orders if there[-1].sphere in order.wanted.leaving)
-        return Already(first.wanted.number, f"{ask.text} is leaving already")
+        number = next(order.wanted.number for order in state.orders if there[-1].sphere in order.wanted.leaving)
+        return Already(number, f"{ask.text} is leaving already")
     return OrderGiven(wanted=next_wanted(state, spheres), what="drain", request=ask.request, text=ask.text)
 
 
-def _next(state: State, ask: Ask, **changes: bool | float | str) -> OrderGiven:
+def _next(state: State, ask: Ask, text: str = "", **changes: object) -> OrderGiven:
     """The next wanted state: the last one with some fields changed."""
     fields = {name: getattr(state.wanted, name) for name in state.wanted.__struct_fields__}
     wanted = Wanted(**{**fields, **changes, "number": state.wanted.number + 1})
-    return OrderGiven(wanted=wanted, what=ask.what, request=ask.request)
+    return OrderGiven(wanted=wanted, what=ask.what, request=ask.request, text=text)
 
 
 def _speaks_for_running(state: State, sphere: int, generation: Generation) -> bool:

@@ -3,13 +3,14 @@ let through; a fact that contradicts the state is our own fault and raises Illeg
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import assert_never
 
+from .changed import changed
 from .errors import IllegalMove
 from .events import (
     Adopted,
     CheckpointSaved,
+    DealKept,
     Event,
     EverybodyLeft,
     GenerationBegun,
@@ -44,18 +45,11 @@ from .membership import follows
 from .protocol import (
     NO_GENERATION,
     Beat,
-    End,
-    Expelled,
-    Go,
     Hello,
-    Orders,
-    SaveOver,
-    Seal,
-    Tick,
-    View,
 )
 from .saves import Saves, given_up, heard, saved
 from .state import UNHEARD_OF, ControlStatus, Order, Seat, State, Told, moved
+from .told import all_sent
 from .totals import booked, closed, held_up, wait_s
 from .tree import SphereTree
 from .versions import Versions, founded, obeying, reported, settle
@@ -67,7 +61,7 @@ def apply(state: State, event: Event) -> State:
     """The state after `event`."""
     match event:
         case Sent():
-            return _seated(state, replace(state.seats[event.sphere], told=_told(state, event)))
+            return all_sent(state, [event])
         case GenerationProposed():
             return _proposed(state, event)
         case GenerationBegun():
@@ -77,23 +71,25 @@ def apply(state: State, event: Event) -> State:
         case OrderTook():
             return _took(state, event)
         case CheckpointSaved():
-            return replace(state, saves=saved(state.saves, event))
+            return changed(state, saves=saved(state.saves, event))
         case SaveGivenUp():
-            return replace(state, saves=given_up(state.saves, event))
+            return changed(state, saves=given_up(state.saves, event))
         case RestoreRefused():
-            return replace(state, restoring=0, refusals={**state.refusals, event.number: event})
+            return changed(state, restoring=0, refusals={**state.refusals, event.number: event})
         case Resumed():
             return _resumed(state, event)
         case VersionSettled():
-            return replace(state, versions=settle(state.versions, event.sphere, event.row))
+            return changed(state, versions=settle(state.versions, event.sphere, event.row))
+        case DealKept():
+            return changed(state, deal_kept=event.version)
         case Adopted():
-            return replace(state, adopting_s=None)
+            return changed(state, adopting_s=None)
         case Remembered():
             return _remembered(state, event)
         case RunEnded():
-            return replace(state, ended=event, status=moved(state.status, ControlStatus.STOPPING))
+            return changed(state, ended=event, status=moved(state.status, ControlStatus.STOPPING))
         case EverybodyLeft():
-            return replace(state, status=moved(state.status, ControlStatus.STOPPED))
+            return changed(state, status=moved(state.status, ControlStatus.STOPPED))
         case _:
             return _of_a_sphere(state, event)
 
@@ -107,48 +103,48 @@ def _of_a_sphere(state: State, event: SphereEvent) -> State:
             told = Told(tick=seat.told.tick)  # Ticks are counted on: a sphere drops a number it has heard.
             waits_s = event.at_s if not seat.connected else seat.waits_s
             # What it did meanwhile nobody heard: it counts as stuck no sooner than one that came now.
-            back = replace(seat, connected=True, heard_s=event.at_s, stands_s=event.at_s, waits_s=waits_s, told=told)
+            back = changed(seat, connected=True, heard_s=event.at_s, stands_s=event.at_s, waits_s=waits_s, told=told)
             return _seated(_looking_again(state, event), back)
         case SphereLost():
             seat = state.seats[event.sphere]
-            return _seated(state, replace(seat, connected=False, lost_s=event.at_s)) if seat.connected else state
+            return _seated(state, changed(seat, connected=False, lost_s=event.at_s)) if seat.connected else state
         case SphereProved():
-            seat = replace(_heard(state, event.sphere, event.at_s), proof=event.proof, waits_s=event.at_s)
-            return replace(_seated(state, seat), proof=state.proof or event.proof)
+            seat = changed(_heard(state, event.sphere, event.at_s), proof=event.proof, waits_s=event.at_s)
+            return changed(_seated(state, seat), proof=state.proof or event.proof)
         case SphereRefused():
-            return _seated(state, replace(_heard(state, event.sphere, event.at_s), refused=event.text))
+            return _seated(state, changed(_heard(state, event.sphere, event.at_s), refused=event.text))
         case SphereExpelled():
-            return _seated(state, replace(state.seats[event.sphere], expelled=event.text))
+            return _seated(state, changed(state.seats[event.sphere], expelled=event.text))
         case SphereReleased():
-            return _seated(state, replace(state.seats[event.sphere], released=True))
+            return _seated(state, changed(state.seats[event.sphere], released=True))
         case SphereBarred():
             seat = state.seats[event.sphere]
-            barred = replace(seat, barred_s=event.until_s, bars=seat.bars + 1, broke_s=None)
-            return replace(_seated(state, barred), broken=0)
+            barred = changed(seat, barred_s=event.until_s, bars=seat.bars + 1, broke_s=None)
+            return changed(_seated(state, barred), broken=0)
         case SphereBeat():
             return _seated(state, _beaten(state, event))
         case SphereReady():
-            return _seated(state, replace(_heard(state, event.sphere, event.at_s), ready=event.ready))
+            return _seated(state, changed(_heard(state, event.sphere, event.at_s), ready=event.ready))
         case SphereReported():
             return _with_row(state, event)
         case SphereSaving():
-            seat = replace(_heard(state, event.sphere, event.at_s), saving=event.saving)
-            return replace(_seated(state, seat), saves=heard(state.saves, event.saving, event.at_s))
+            seat = changed(_heard(state, event.sphere, event.at_s), saving=event.saving)
+            return changed(_seated(state, seat), saves=heard(state.saves, event.saving, event.at_s))
         case SphereClosed():
             seat = _heard(state, event.sphere, event.at_s)
-            return _seated(state, replace(seat, closed=event.closed, account=closed(seat.account, event.closed)))
+            return _seated(state, changed(seat, closed=event.closed, account=closed(seat.account, event.closed)))
         case SphereFailed():
-            return _seated(state, replace(_heard(state, event.sphere, event.at_s), failed=event.failed))
+            return _seated(state, changed(_heard(state, event.sphere, event.at_s), failed=event.failed))
         case _:
             assert_never(event)
 
 
 def _seated(state: State, seat: Seat) -> State:
-    return replace(state, seats={**state.seats, seat.sphere: seat})
+    return changed(state, seats={**state.seats, seat.sphere: seat})
 
 
 def _heard(state: State, sphere: int, at_s: float) -> Seat:
-    return replace(state.seats[sphere], heard_s=at_s)
+    return changed(state.seats[sphere], heard_s=at_s)
 
 
 def _looking_again(state: State, event: SphereReturned) -> State:
@@ -157,7 +153,7 @@ def _looking_again(state: State, event: SphereReturned) -> State:
     line = state.line()
     if event.sphere not in line or any(state.seats[sphere].connected for sphere in line if sphere in state.seats):
         return state
-    return replace(state, adopting_s=max(state.adopting_s or 0.0, event.at_s + state.silence_s))
+    return changed(state, adopting_s=max(state.adopting_s or 0.0, event.at_s + state.silence_s))
 
 
 def _came(state: State, event: SphereCame) -> State:
@@ -169,18 +165,18 @@ def _came(state: State, event: SphereCame) -> State:
     seats = dict(state.seats)
     former = state.seat_at(hello.path)
     if former is not None:
-        seat = replace(seat, account=former.account)  # What was done at this path goes on being counted.
+        seat = changed(seat, account=former.account)  # What was done at this path goes on being counted.
     for old in state.seats.values():
         if old.path == hello.path:
             lost_s = old.lost_s if not old.connected else event.at_s
-            seats[old.sphere] = replace(
+            seats[old.sphere] = changed(
                 old, connected=False, lost_s=lost_s, dead=old.dead or follows(hello, old, event.key), waits_s=0.0
             )
             if old.sphere not in state.line() and all(old.sphere != member.sphere for member in state.members):
                 del seats[old.sphere]
     seats[event.sphere] = seat
     paths = state.paths if hello.path in state.paths else SphereTree.of((*state.paths, hello.path)).paths
-    return replace(
+    return changed(
         state,
         seats=seats,
         sphere_at={**state.sphere_at, hello.path: event.sphere},
@@ -198,7 +194,7 @@ def _remembered(state: State, event: Remembered) -> State:
     spheres = [member.sphere for member in memory.members]
     next_sphere = max([state.next_sphere, *(sphere + 1 + UNHEARD_OF for sphere in spheres)])
     if memory.generation <= state.running:
-        return replace(state, incarnation=event.incarnation, orders=orders, next_sphere=next_sphere)
+        return changed(state, incarnation=event.incarnation, orders=orders, next_sphere=next_sphere)
     begun = GenerationBegun(
         generation=memory.generation,
         members=tuple(memory.members),
@@ -217,7 +213,7 @@ def _remembered(state: State, event: Remembered) -> State:
         )
         away = Seat(sphere=member.sphere, hello=hello, heard_s=event.at_s, connected=False, lost_s=event.at_s)
         seats.setdefault(member.sphere, away)
-    return replace(
+    return changed(
         state,
         seats=seats,
         sphere_at={**{member.path: member.sphere for member in memory.members}, **state.sphere_at},
@@ -243,8 +239,8 @@ def _beaten(state: State, event: SphereBeat) -> Seat:
     found = seat.beat is not None and bool(seat.beat.unreachable) and not beat.unreachable
     waits_s = event.at_s if found else seat.waits_s  # left out, and back: those who come with it are collected
     worked = seat.worked or beat.units_done > 0 or beat.position.version > 0
-    stood = replace(seat, stands_s=stands_s, broke_s=broke_s, worked=worked, waits_s=waits_s)
-    return replace(stood, heard_s=event.at_s, beat=beat)
+    stood = changed(seat, stands_s=stands_s, broke_s=broke_s, worked=worked, waits_s=waits_s)
+    return changed(stood, heard_s=event.at_s, beat=beat)
 
 
 def _stand(beat: Beat) -> tuple[object, ...]:
@@ -254,49 +250,27 @@ def _stand(beat: Beat) -> tuple[object, ...]:
 def _with_row(state: State, event: SphereReported) -> State:
     row, seat = event.row, _heard(state, event.sphere, event.at_s)
     account = booked(seat.account, row)
-    seats = {**state.seats, seat.sphere: replace(seat, version=max(seat.version, row.version), account=account)}
+    seats = {**state.seats, seat.sphere: changed(seat, version=max(seat.version, row.version), account=account)}
     last = state.seat_at(row.slowest) if row.slowest is not None and account is not seat.account else None
     if last is not None and last.sphere != seat.sphere:
-        seats[last.sphere] = replace(last, account=held_up(last.account, wait_s(row)))
+        seats[last.sphere] = changed(last, account=held_up(last.account, wait_s(row)))
     for sphere in row.suspects:
         if sphere in seats:
-            seats[sphere] = replace(seats[sphere], suspected=True)
+            seats[sphere] = changed(seats[sphere], suspected=True)
     versions = reported(state.versions, event.sphere, row, state.exact, event.known)
     made = versions.newest is not state.versions.newest
     if made and event.row.generation == state.running:
         for barred in [each for each in seats.values() if each.bars and each.sphere in state.line()]:
-            seats[barred.sphere] = replace(barred, bars=0)  # It is one of those who made it.
-    return replace(state, seats=seats, versions=versions, broken=0 if made else state.broken)
-
-
-def _told(state: State, event: Sent) -> Told:
-    told = state.seats[event.sphere].told
-    match event.message:
-        case View(generation=generation, orders=orders):
-            number = max(told.order, orders[-1].number if orders else 0)
-            return replace(told, view=generation, view_s=event.at_s, order=number, order_s=event.at_s)
-        case Go(generation=generation):
-            return replace(told, go=generation, go_s=event.at_s)
-        case Orders(orders=orders):
-            return replace(told, order=max(told.order, orders[-1].number), order_s=event.at_s)
-        case Tick(number=number):
-            return replace(told, tick=number, tick_s=event.at_s)
-        case Seal(generation=generation, version=version):
-            return replace(told, seal=(generation, version), seal_s=event.at_s)
-        case SaveOver(generation=generation, version=version):
-            return replace(told, save_over=(generation, version))
-        case End() | Expelled():
-            return replace(told, over=True)
-        case _:
-            return told
+            seats[barred.sphere] = changed(barred, bars=0)  # It is one of those who made it.
+    return changed(state, seats=seats, versions=versions, broken=0 if made else state.broken)
 
 
 def _proposed(state: State, event: GenerationProposed) -> State:
     if event.generation <= state.generation:
         raise IllegalMove(f"generation {event.generation} proposed after {state.generation}; they only rise")
-    seats = {sphere: replace(seat, ready=None, closed=None, broke_s=None) for sphere, seat in state.seats.items()}
+    seats = {sphere: changed(seat, ready=None, closed=None, broke_s=None) for sphere, seat in state.seats.items()}
     same = {member.sphere for member in event.members} == {member.sphere for member in state.members}
-    return replace(
+    return changed(
         state,
         seats=seats,
         broken=(state.broken + (state.generation == state.running)) if same else 0,
@@ -321,8 +295,8 @@ def _begun(state: State, event: GenerationBegun) -> State:
     status = state.status
     if status is ControlStatus.INITIALIZING:
         status = moved(status, ControlStatus.RUNNING)
-    begun = replace(state, begun=event, versions=versions, status=status, founded=digest)
-    return replace(begun, seats={sphere: seat for sphere, seat in begun.seats.items() if _counts(begun, seat)})
+    begun = changed(state, begun=event, versions=versions, status=status, founded=digest)
+    return changed(begun, seats={sphere: seat for sphere, seat in begun.seats.items() if _counts(begun, seat)})
 
 
 def _of_a_new_lineage(state: State, event: GenerationBegun) -> State:
@@ -330,16 +304,17 @@ def _of_a_new_lineage(state: State, event: GenerationBegun) -> State:
     version, progress = event.position.version, state.versions.progress
     versions = founded(Versions(progress=progress, held=version - 1), founding_row(event), event.members[0].sphere)
     orders = tuple(
-        order if order.version is None else replace(order, version=min(order.version, version))
+        order if order.version is None else changed(order, version=min(order.version, version))
         for order in state.orders
     )
-    seats = {sphere: replace(seat, version=min(seat.version, version)) for sphere, seat in state.seats.items()}
-    return replace(
+    seats = {sphere: changed(seat, version=min(seat.version, version)) for sphere, seat in state.seats.items()}
+    return changed(
         state,
         versions=versions,
         orders=orders,
         seats=seats,
         restoring=0,
+        deal_kept=-1,
         lineage=event.position.lineage,
         origin=version,
     )
@@ -385,16 +360,16 @@ def _ordered(state: State, event: OrderGiven) -> State:
         status = moved(status, ControlStatus.STOPPING)
     orders = (*state.orders, Order(event.wanted, event.what, text=event.text))
     restoring = event.wanted.number if event.what == "restore" else state.restoring
-    return replace(state, orders=orders, requests=requests, status=status, restoring=restoring)
+    return changed(state, orders=orders, requests=requests, status=status, restoring=restoring)
 
 
 def _took(state: State, event: OrderTook) -> State:
     orders = tuple(
-        replace(order, version=event.version) if order.version is None and place < event.number else order
+        changed(order, version=event.version) if order.version is None and place < event.number else order
         for place, order in enumerate(state.orders)
     )
     status = state.status
     if status in (ControlStatus.RUNNING, ControlStatus.PAUSED):
         paused = orders[event.number - 1].wanted.paused
         status = moved(status, ControlStatus.PAUSED if paused else ControlStatus.RUNNING)
-    return replace(state, orders=orders, status=status)
+    return changed(state, orders=orders, status=status)

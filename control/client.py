@@ -1,7 +1,7 @@
-"""Talk to a running control from another process: status, tree, orders, and the run's story.
+"""Talk to a running control from another process: questions, orders, and the run's story.
 
-Each request has an id and is sent again until it is answered; control acts on an id once. Every call ends within its
-time: with an answer, OrderRefused, or NoAnswer.
+Each request has an id and is sent again until it is answered; control acts on an id once, also a control that was
+started anew, for orders are in its ledger. Every call ends within its time: with an answer, OrderRefused, or NoAnswer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+import msgspec
 import zmq
 
 from .config import check_connect
@@ -24,7 +25,7 @@ from .handshakes import EVENTS, Handshakes
 from .keyfile import KeyFile, found_key, lock, read_key
 from .process import ControlProcess as ControlProcess
 from .protocol import Answer, Ask, Event
-from .status import Status
+from .status import Health, NodeStats, SavedCheckpoint, Status
 from .wire import decode_at_client, encode
 
 AGAIN_S = 1.0
@@ -33,7 +34,9 @@ LOOK_S = 0.2
 EFFECT_S = 60.0
 """How long an order may take to be in force: a step has to end first, and a step takes as long as it takes."""
 
-EVENTS_KEPT = 10_000
+TELL_EVERY = 100
+"""So many lines of the story are read before control is told that they were."""
+LATE_SHOWN = 6
 TRIES = 10
 """So often nobody hangs up in a handshake by chance."""
 
@@ -65,7 +68,8 @@ class ControlClient:
         self._monitor = self._socket.get_monitor_socket(EVENTS)
         self._socket.connect(self.address)
         self._answers: dict[str, deque[Answer]] = {}
-        self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self._events: deque[Event] = deque()  # control sends no more than a reader follows
+        self._read = 0
         self._closed = False
 
     # ---------------------------------------------------------------- questions
@@ -74,17 +78,63 @@ class ControlClient:
         """The run as control sees it now."""
         status = self._ask("status").status
         if status is None:
-            raise NoAnswer(f"control at {self.address} answered without a status; is it of this version? [LW506]")
+            raise self._of_another_version("status")
         return status
 
     def tree(self) -> str:
         """The tree as lines of text, with what each sphere does."""
         return self._ask("tree").text
 
+    def health(self) -> Health:
+        """How each sphere is: computing, waiting, stuck or lost; its CPU and memory, and when it was heard last."""
+        health = self._ask("health").health
+        if health is None:
+            raise self._of_another_version("health")
+        return health
+
+    def stats(self) -> dict[str, NodeStats]:
+        """What was done at and under each node of the tree, by its path; "" is the root and so the whole run."""
+        stats = self._ask("stats").stats
+        if stats is None:
+            raise self._of_another_version("statistics")
+        return {node.path: node for node in stats}
+
+    def list_checkpoints(self) -> list[SavedCheckpoint]:
+        """What was saved since the run began or was resumed, the oldest first; at most the newest 64.
+
+        Control knows what became whole. What was pruned since, only the disk knows: `lightwatch checkpoints list`.
+        """
+        found = self._ask("checkpoints").checkpoints
+        if found is None:
+            raise self._of_another_version("checkpoints")
+        return found
+
+    def wait_for(self, *, version: int | None = None, state: str | None = None, timeout_s: float = EFFECT_S) -> Status:
+        """Block until the run has this version or is in this state: initializing, running, paused, stopping, stopped.
+
+        Give one of the two. Returns the status then. Raises OrderRefused when it can't come any more, NoAnswer when it
+        has not come within timeout_s.
+        """
+        if (version is None) == (state is None):
+            raise OrderRefused("wait_for: give either a version or a state [LW002]")
+        value = None if version is None else float(version)
+        ask = Ask(request=uuid.uuid4().hex, what="wait", value=value, text=state or "")
+        what = f"version {version}" if state is None else f"state {state}"
+        self._send(ask)
+        found = self._late(ask, timeout_s, lambda answer: answer.status is not None)
+        if found is None:
+            status = self.status()
+            where = f"it is {status.state} at version {status.version}"
+            raise NoAnswer(f"the run did not come to {what} within {timeout_s:g} s; {where} [LW513]")
+        if found.status is None:
+            raise self._of_another_version("status")
+        return found.status
+
     def events(self) -> Iterator[Event]:
         """The run's story from now on: rows, spheres, generations, orders; the last one's kind is "end".
 
-        A "state" with the whole status comes at least every second, so a control that dies raises NoAnswer.
+        A "state" with the whole status comes at least every second, so a control that dies raises NoAnswer. Who reads
+        too slowly misses lines and is told so: "lost", with their number.
         """
         first = self._ask("watch")
         if first.status is not None:
@@ -92,6 +142,9 @@ class ControlClient:
         while True:
             while self._events:
                 event = self._events.popleft()
+                self._read += 1
+                if self._read % TELL_EVERY == 0 or event.kind == "state":
+                    self._tell_read()
                 yield event
                 if event.kind == "end":
                     return
@@ -100,64 +153,121 @@ class ControlClient:
 
     # ---------------------------------------------------------------- orders
 
-    def pause(self, wait: bool = True, timeout_s: float = EFFECT_S) -> int | None:
+    # Each returns once the order is obeyed, with the version, or None if that is not waited for. request: an id of
+    # one's own; given again, also to a control that was started anew, it acts once.
+
+    def pause(self, wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = "") -> int | None:
         """All spheres stop between two steps, at the same version. Returns it; None if not waited for."""
-        return self._order("pause", None, wait, timeout_s)
+        return self._order("pause", wait, timeout_s, request=request)
 
-    def resume(self, wait: bool = True, timeout_s: float = EFFECT_S) -> int | None:
+    def resume(self, wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = "") -> int | None:
         """Go on after a pause. Returns the version from which it is in force."""
-        return self._order("resume", None, wait, timeout_s)
+        return self._order("resume", wait, timeout_s, request=request)
 
-    def stop(self, wait: bool = True, timeout_s: float = EFFECT_S) -> int | None:
-        """End the run early, whole: all spheres at the same version. Returns it."""
-        return self._order("stop", None, wait, timeout_s)
+    def stop(self, wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = "") -> int | None:
+        """End the run early, whole: all spheres at the same version. Returns it. Overtakes whatever else was asked."""
+        return self._order("stop", wait, timeout_s, request=request)
 
-    def set_learning_rate(self, rate: float, wait: bool = True, timeout_s: float = EFFECT_S) -> int | None:
+    def set_learning_rate(
+        self, rate: float, wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = ""
+    ) -> int | None:
         """Another base rate for the schedule. Returns the version after which the first update uses it."""
-        return self._order("set_learning_rate", rate, wait, timeout_s)
+        return self._order("set_learning_rate", wait, timeout_s, value=rate, request=request)
 
-    def checkpoint(self, name: str = "", wait: bool = True, timeout_s: float = EFFECT_S) -> str | None:
+    def rebalance(self, wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = "") -> int | None:
+        """Deal the micro-batches anew, now, by how fast each sphere was in its newest steps. No bit depends on it.
+
+        Control does this by itself where it saves a notable part of the time. Returns the version from which the deal
+        is in force. Raises OrderRefused before the first versions.
+        """
+        return self._order("rebalance", wait, timeout_s, request=request)
+
+    def terminate_sphere(
+        self, path: str, wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = ""
+    ) -> int | None:
+        """Throw the sphere at `path` out for good: it ends, nobody starts it anew, and no other is let in there until
+        `spawn_sphere`, or until the run is resumed. The others compute what it leaves. Returns the first version that
+        they agreed on without it.
+
+        Raises OrderRefused for a path that is none, and for the last sphere that holds the run's state.
+        """
+        return self._order("terminate", wait, timeout_s, text=path, request=request)
+
+    def spawn_sphere(
+        self, path: str, wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = ""
+    ) -> int | None:
+        """Have a sphere again at `path`, where one was terminated. Returns the version from which one is let in.
+
+        The launcher of the run starts it within a second; `lightwatch join` does on a machine that joined. It takes
+        part as soon as it has fetched the weights: `health` shows it. Raises OrderRefused for a path that is none.
+        """
+        return self._order("spawn", wait, timeout_s, text=path, request=request)
+
+    def checkpoint(
+        self, name: str = "", wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = ""
+    ) -> str | None:
         """Save the next version, under a name or its own. Returns the folder's name once all of it is on the disk; None
         if not waited for. Raises OrderRefused, also when the disk refuses."""
-        answer = self._obeyed(Ask(request=uuid.uuid4().hex, what="checkpoint", text=name), wait, timeout_s)
-        return answer.checkpoint or None
+        ask = Ask(request=request or uuid.uuid4().hex, what="checkpoint", text=name)
+        return self._obeyed(ask, wait, timeout_s).checkpoint or None
 
-    def restore(self, name: str = "", wait: bool = True, timeout_s: float = EFFECT_S) -> int | None:
+    def restore(
+        self, name: str = "", wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = ""
+    ) -> int | None:
         """Take the run back to a checkpoint, by its folder's name, or to the newest. Returns the version from which it
         goes on. What was ordered last stays ordered. Raises OrderRefused if it can't be read as a whole."""
-        return self._obeyed(Ask(request=uuid.uuid4().hex, what="restore", text=name), wait, timeout_s).version
+        return self._order("restore", wait, timeout_s, text=name, request=request)
 
-    def drain(self, path: str, wait: bool = True, timeout_s: float = EFFECT_S) -> int | None:
-        """Have the sphere at a path leave, or all below a node: their micro-batches go to the others, and the run goes
-        on without them. Returns the newest version once they have been told to go. Raises OrderRefused if nobody is
-        there."""
-        return self._obeyed(Ask(request=uuid.uuid4().hex, what="drain", text=path), wait, timeout_s).version
+    def drain(self, path: str, wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = "") -> int | None:
+        """Have the sphere at a path leave, or all below a node: their micro-batches go to the others, nothing is computed
+        twice, and the run goes on without them; where nobody stays, a checkpoint is written first. Returns the newest
+        version once they have been told to go. Raises OrderRefused if nobody is there."""
+        return self._order("drain", wait, timeout_s, text=path, request=request)
 
-    def _order(self, what: str, value: float | None, wait: bool, timeout_s: float) -> int | None:
-        return self._obeyed(Ask(request=uuid.uuid4().hex, what=what, value=value), wait, timeout_s).version
+    def _order(self, what: str, wait: bool, timeout_s: float, request: str, **more: float | str) -> int | None:
+        ask = msgspec.structs.replace(Ask(request=request or uuid.uuid4().hex, what=what), **more)
+        return self._obeyed(ask, wait, timeout_s).version
 
     def _obeyed(self, ask: Ask, wait: bool, timeout_s: float) -> Answer:
         """Control's word on an order: the first one, or if that is waited for, that it is obeyed."""
-        what, request = ask.what, ask.request
         answer = self._answered(ask, keep=True)
         if not wait or answer.version is not None or answer.number is None:
-            self._answers.pop(request, None)
+            self._answers.pop(ask.request, None)
             return answer
-        inbox = self._answers.setdefault(request, deque())
+        found = self._late(ask, timeout_s, lambda late: late.version is not None)
+        if found is None:
+            raise self._not_in_force(ask.what, answer.number, timeout_s)
+        return found
+
+    def _late(self, ask: Ask, timeout_s: float, is_last: Callable[[Answer], bool]) -> Answer | None:
+        """The answer to what takes its time; None if it did not come. Asked again now and then: control may be another
+        process by then, which knows the order, but not who waits for it."""
+        inbox = self._answers.setdefault(ask.request, deque())
+        deadline, again = time.monotonic() + timeout_s, time.monotonic() + AGAIN_S
         try:
-            deadline = time.monotonic() + timeout_s
-            late = answer
-            while late.ok and late.version is None:  # a question asked twice has its first answer twice
-                if not self._receive(deadline, lambda: bool(inbox)):
-                    raise NoAnswer(
-                        f"{what} is order {answer.number}; it was not in force within {timeout_s:g} s [LW513]"
-                    )
-                late = inbox.popleft()
+            while (now := time.monotonic()) < deadline:
+                if now >= again:
+                    again = now + AGAIN_S
+                    self._send(ask)
+                if self._receive(min(again, deadline), lambda: bool(inbox)):
+                    answer = inbox.popleft()
+                    if not answer.ok:
+                        raise OrderRefused(answer.text)
+                    if is_last(answer):  # a question asked twice has its first answer twice
+                        return answer
+            return None
         finally:
-            self._answers.pop(request, None)
-        if not late.ok:
-            raise OrderRefused(late.text)
-        return late
+            self._answers.pop(ask.request, None)
+
+    def _not_in_force(self, what: str, number: int, timeout_s: float) -> NoAnswer:
+        """Who has not answered: spheres that do not obey yet, or the disk."""
+        status = self.status()
+        late = [each for each in status.spheres if each.phase != "gone" and each.in_force < number]
+        names = [f"sphere {each.path} ({each.phase} at v{each.version})" for each in late[:LATE_SHOWN]]
+        if len(late) > LATE_SHOWN:
+            names.append(f"{len(late) - LATE_SHOWN} more")
+        who = f"not yet obeyed by {', '.join(names)}" if late else "all spheres obey, and what it asks for is under way"
+        return NoAnswer(f"{what} is order {number}; it was not in force within {timeout_s:g} s: {who} [LW513]")
 
     # ---------------------------------------------------------------- the wire
 
@@ -176,10 +286,7 @@ class ControlClient:
                 raise self._no_answer("did not answer")
             if now >= again:
                 again = now + AGAIN_S
-                try:
-                    self._socket.send(encode(ask), zmq.NOBLOCK)
-                except zmq.Again:
-                    pass  # The queue to it is full; the deadline decides.
+                self._send(ask)
             self._receive(min(now + LOOK_S, deadline), lambda: bool(inbox))
         answer = inbox.popleft()
         if not keep:
@@ -188,6 +295,18 @@ class ControlClient:
             self._answers.pop(ask.request, None)
             raise OrderRefused(answer.text)
         return answer
+
+    def _send(self, ask: Ask) -> None:
+        try:
+            self._socket.send(encode(ask), zmq.NOBLOCK)
+        except zmq.Again:
+            pass  # The queue to it is full; the deadline decides.
+
+    def _tell_read(self) -> None:
+        self._send(Ask(request="", what="heard", value=float(self._read)))
+
+    def _of_another_version(self, what: str) -> NoAnswer:
+        return NoAnswer(f"control at {self.address} answered without a {what}; is it of this version? [LW506]")
 
     def _is_turned_away(self) -> bool:
         """Whether no answer will ever come."""

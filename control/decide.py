@@ -7,7 +7,7 @@ raises, NaN under the policy to stop, a version that contradicts what was agreed
 
 from __future__ import annotations
 
-from .events import Event, EverybodyLeft, OrderGiven, OrderTook, RunEnded, VersionSettled
+from .events import DealKept, Event, EverybodyLeft, OrderGiven, OrderTook, RunEnded, VersionSettled
 from .flights import SAVE_S, save_ended
 from .generations import adopted, beginning, proposed, restore_refused
 from .leaving import let_go
@@ -64,8 +64,9 @@ def _fail(reason: str, now_s: float, usage: bool = False) -> RunEnded:
 
 
 def _refused(state: State, now_s: float) -> Event | None:
-    """Before the run has begun it needs everybody; later a sphere that does not fit is left outside."""
-    texts = [seat.refused for seat in state.seats.values() if seat.refused] if state.begun is None else []
+    """Before the run has begun it needs everybody whom its tree names; else who does not fit is left outside."""
+    needed = state.begun is None and not state.wait_for
+    texts = [seat.refused for seat in state.seats.values() if seat.refused] if needed else []
     return _fail(texts[0], now_s) if texts else None
 
 
@@ -73,7 +74,7 @@ def _failed(state: State, now_s: float) -> Event | None:
     """What a member of the run says it can't do would fail on the others too; a sick one is the exception."""
     for seat in state.seats.values():
         if seat.failed is not None and not seat.failed.sick and not seat.expelled and not seat.released:
-            if state.begun is None or seat.sphere in state.line():
+            if (state.begun is None and not state.wait_for) or seat.sphere in state.line():
                 return _fail(f"{seat.name} failed {seat.doing}: {seat.failed.text}", now_s, seat.failed.usage)
     return None
 
@@ -224,9 +225,12 @@ def _dealt_anew(state: State) -> Event | None:
     """Another deal of micro-batches, where what was measured says that it saves a notable part of the time."""
     if state.begun is None or state.wanted.stopped or any(order.version is None for order in state.orders):
         return None
+    told = min((seat.version for seat in state.member_seats()), default=-1)
+    if told <= state.deal_kept:
+        return None
     paces = paces_to_deal_by(state)
     if paces is None:
-        return None
+        return DealKept(version=told)
     fields = {name: getattr(state.wanted, name) for name in state.wanted.__struct_fields__}
     wanted = Wanted(**{**fields, "paces": paces, "number": state.wanted.number + 1})
     return OrderGiven(wanted=wanted, what="deal", request="")

@@ -25,7 +25,7 @@ from .keyfile import Pair
 from .wire import MAX_FRAME_BYTES
 from .zap import Gate
 
-BATCH = 512
+BATCH = 2_048
 """Frames taken at once before anything else gets a turn."""
 
 QUEUED = 4_096

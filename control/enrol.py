@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 from pathlib import Path
 
 import msgspec
-import zmq
 
 from .entrance import Enrol, Enrolled
-from .errors import KeyRefused, NoAnswer
-from .handshakes import EVENTS, Handshakes
-from .keyfile import KeyFile, Pair, lock_to, own_folder, own_key, read_key, write_private
+from .errors import NoAnswer
+from .handshakes import Handshakes
+from .keyfile import KeyFile, Pair, own_folder, own_key, read_key, write_private
+from .question import asked
 from .tokens import JoinLine
-from .wire import decode_at_newcomer, encode
 
 ENROL_S = 10.0
-AGAIN_S = 1.0
-TRIES = 20
 
 
 def enrol(line: str, name: str = "", timeout_s: float = ENROL_S) -> Path:
@@ -33,7 +29,10 @@ def enrol(line: str, name: str = "", timeout_s: float = ENROL_S) -> Path:
     if path.exists() and read_key(path).control == wanted.control:
         return path
     pair = _drawn(path.with_suffix(".drawn"))
-    answer = _asked(wanted, Enrol(public=pair.public, name=name or _host_name()), timeout_s)
+    word = Enrol(public=pair.public, name=name or _host_name())
+    answer = asked(wanted.address, word, (wanted.control, wanted.token), timeout_s, lambda seen: _why(wanted, seen))
+    if not isinstance(answer, Enrolled):
+        raise NoAnswer(f"control at {wanted.address} answered another question; is it of this version? [LW506]")
     key = KeyFile(
         name=answer.name,
         role=answer.role,
@@ -59,46 +58,11 @@ def _drawn(path: Path) -> Pair:
         return pair
 
 
-def _asked(line: JoinLine, word: Enrol, timeout_s: float) -> Enrolled:
-    context = zmq.Context()
-    dealer = context.socket(zmq.DEALER)
-    dealer.setsockopt(zmq.LINGER, 0)
-    dealer.setsockopt(zmq.IPV6, int("[" in line.address))
-    lock_to(dealer, line.control, line.token)
-    monitor = dealer.get_monitor_socket(EVENTS)
-    handshakes = Handshakes(keyed=True, tries=TRIES)
-    poller = zmq.Poller()
-    for source in (dealer, monitor):
-        poller.register(source, zmq.POLLIN)
-    try:
-        dealer.connect(line.address)
-        deadline = time.monotonic() + timeout_s
-        again = time.monotonic()
-        while (now := time.monotonic()) < deadline:
-            if now >= again:
-                again = now + AGAIN_S
-                dealer.send(encode(word))
-            poller.poll(max(0, int(min(again - now, deadline - now) * 1000)) + 1)
-            if dealer.poll(0):
-                answer = decode_at_newcomer(dealer.recv())
-                if isinstance(answer, Enrolled):
-                    return answer
-                raise KeyRefused(answer.text)
-            handshakes.read(monitor)
-            if handshakes.are_over():
-                raise KeyRefused(f"control at {line.address} does not take this join line: {_why(handshakes)} [LW545]")
-    finally:
-        dealer.disable_monitor()
-        monitor.close(0)
-        dealer.close(0)
-        context.term()
-    raise NoAnswer(f"control at {line.address} did not answer within {timeout_s:g} s; can it be reached? [LW501]")
-
-
-def _why(handshakes: Handshakes) -> str:
+def _why(line: JoinLine, handshakes: Handshakes) -> str:
+    why = "who listens there is not the control that the line is of"
     if handshakes.denied:
-        return "its hour is over, or it is of another run; ask for another one"
-    return "who listens there is not the control that the line is of"
+        why = "its hour is over, or it is of another run; ask for another one"
+    return f"control at {line.address} does not take this join line: {why} [LW545]"
 
 
 def _host_name() -> str:

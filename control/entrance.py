@@ -1,7 +1,8 @@
 """What is said at the door by a machine that has no key of its own yet, and the answer.
 
 It connects with the key that the token in the join line is, which opens for this alone, and sends the public half of a
-key that it has drawn itself: the secret half never leaves it. `Refused` is the other answer.
+key that it has drawn itself: the secret half never leaves it. With its own key it asks what the run is. `Refused` is
+the other answer to both.
 """
 
 from __future__ import annotations
@@ -21,3 +22,14 @@ class Enrolled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     name: str
     role: str = "sphere"
+
+
+class Brief(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    """What is this run? I am about to start spheres for it."""
+
+
+class Briefed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    """That is it. config: the text of its config.toml."""
+
+    run_id: str
+    config: str

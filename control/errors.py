@@ -60,3 +60,12 @@ class BindError(ControlError, OSError):
 
 class IllegalMove(ControlError, RuntimeError):
     """A status may not follow from another, or a fact contradicts the state: our own fault."""
+
+
+def why_broken(error: Exception) -> str:
+    """Why control can't go on."""
+    if isinstance(error, LedgerError):
+        return f"control can't go on: {error}"
+    if isinstance(error, OSError):
+        return f"control can't go on: the disk under the run's folder fails: {error} [LW601]"
+    return f"control broke: {type(error).__name__}: {error} [LW901]"

@@ -149,6 +149,14 @@ class SphereBarred:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DealKept:
+    """All members have told `version`, and what they told is no reason to deal anew. Not looked at again before the
+    next one: nothing that it depends on changes in between."""
+
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sent:
     """`message` went out to `sphere`. Not durable: after a restart everything is told again."""
 
@@ -197,7 +205,7 @@ class OrderGiven:
     what: str
     request: str
     text: str = ""
-    """For a restore: the checkpoint's name."""
+    """For a restore: the checkpoint's name; for a termination: the path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +336,7 @@ SphereEvent: TypeAlias = (
 Event: TypeAlias = (
     SphereEvent
     | Sent
+    | DealKept
     | GenerationProposed
     | GenerationBegun
     | OrderGiven

@@ -121,7 +121,7 @@ def _runs_on(state: State, sphere: int) -> bool:
 
 def _can_be_founded(state: State, here: tuple[Member, ...]) -> bool:
     """Everybody who is expected is here, and has not been called together as they are."""
-    if {member.path for member in here} != set(state.paths):
+    if len(here) < state.wait_for or (not state.wait_for and {member.path for member in here} != set(state.paths)):
         return False
     if _is_called_by_another(state) or here != state.members:
         return True

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from .complaints import Complaints
 from .door import NO_KEY, SILENT, WRONG_KEY, Arrived, Door
-from .entrance import Enrol, Enrolled
+from .entrance import Brief, Enrol, Enrolled
 from .errors import ControlError, WireError
 from .keys import Keys, Machine
 from .protocol import Answer, Ask, FromSphere, Hello, Refused
@@ -123,7 +123,7 @@ class Guard:
 
     # ---------------------------------------------------------------- who is heard
 
-    def admitted(self, heard: Arrived, now_s: float) -> FromSphere | Ask | None:
+    def admitted(self, heard: Arrived, now_s: float) -> FromSphere | Ask | Brief | None:
         """What this frame says, if its sender may say it. An Enrol is answered here."""
         role = None
         if self._keys is not None:

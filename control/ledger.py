@@ -11,15 +11,11 @@ the spheres could repeat); orders, generations and the end wait for the disk, a 
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import logging
 import math
 import os
 import sqlite3
-import struct
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,15 +41,12 @@ from .events import (
     VersionSettled,
     founding_row,
 )
+from .lock import locked
 from .protocol import Row
 from .record import NEWEST_LINEAGE, ON_THE_WAY, PROGRESS, TOTALS, UNFINISHED
 from .status import Progress, Totals
 
 SCHEMA_VERSION = 1
-
-LOCK_BYTE = 1 << 40
-_FLOCK = struct.Struct("hhqqi4x")
-"""The kernel's `struct flock`: type, whence, start, length, pid."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS run(key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -65,6 +58,7 @@ CREATE TABLE IF NOT EXISTS generations(
 CREATE TABLE IF NOT EXISTS versions(
     lineage INTEGER, version INTEGER, learning_rate REAL, loss REAL, digest TEXT, "check" TEXT,
     state TEXT NOT NULL CHECK (state IN ('claimed', 'agreed')), row TEXT NOT NULL, PRIMARY KEY (lineage, version));
+CREATE INDEX IF NOT EXISTS claimed ON versions(version) WHERE state = 'claimed';
 CREATE TABLE IF NOT EXISTS orders(
     number INTEGER PRIMARY KEY, what TEXT NOT NULL, wanted TEXT NOT NULL, version INTEGER);
 """
@@ -84,7 +78,7 @@ class Ledger:
     @classmethod
     def open(cls, path: Path, run_id: str) -> Ledger:
         """Make or open a run's ledger, lock it, and raise its incarnation. Raises LedgerError."""
-        lock = _locked(path)
+        lock = locked(path)
         try:
             connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
         except sqlite3.Error as error:
@@ -148,6 +142,15 @@ class Ledger:
             self._execute("UPDATE versions SET state = 'agreed'", ())
         self.commit()
 
+    def obeyed_from(self, version: int, *, all_later: bool) -> None:
+        """From here on a process without control obeys what was not obeyed yet: orders that were in force nowhere, and
+        with `all_later` those of versions that are left behind."""
+        self._begin(wait_for_disk=True)
+        self._execute(
+            "UPDATE orders SET version = ? WHERE version IS NULL OR (? AND version > ?)", (version, all_later, version)
+        )
+        self.commit()
+
     def set(self, key: str, value: Any) -> None:
         """Note something of the run as JSON: `tree`, `fingerprint`, `micro_batches`, `max_steps`, what else helps."""
         self._begin(wait_for_disk=False)
@@ -156,11 +159,11 @@ class Ledger:
 
     def note_totals(self, totals: dict[str, Totals]) -> None:
         """Note what each path's spheres have done so far, in place of the last such note."""
-        self.set(TOTALS, msgspec.to_builtins(totals))
+        self.set(TOTALS, totals)
 
     def note_progress(self, progress: Progress) -> None:
         """Note the best and last figures of all versions so far, in place of the last such note."""
-        self.set(PROGRESS, msgspec.to_builtins(progress))
+        self.set(PROGRESS, progress)
 
     # ---------------------------------------------------------------- read back, by a control that starts anew
 
@@ -209,6 +212,10 @@ class Ledger:
             f"SELECT min(version) FROM versions WHERE json_extract(row, '$.in_force') >= ? AND {ON_THE_WAY}", (number,)
         ).fetchone()
         return int(found[0]) if found and found[0] is not None else None
+
+    def obeyed_at(self) -> dict[int, int | None]:
+        """Order -> from which version on it was in force; None: not yet."""
+        return dict(self._execute("SELECT number, version FROM orders", ()).fetchall())
 
     def lineage(self) -> tuple[int, int]:
         """The newest, and the version at which it began."""
@@ -349,7 +356,8 @@ class Ledger:
             self._set(key, value)
 
     def _set(self, key: str, value: Any) -> None:
-        self._execute("INSERT OR REPLACE INTO run(key, value) VALUES (?, ?)", (key, json.dumps(value)))
+        text = msgspec.json.encode(value).decode()
+        self._execute("INSERT OR REPLACE INTO run(key, value) VALUES (?, ?)", (key, text))
 
     # ---------------------------------------------------------------- SQLite
 
@@ -375,25 +383,3 @@ def now_utc() -> str:
 
 def _real(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _locked(path: Path) -> int:
-    """A descriptor that holds the writer's lock, on one byte far behind those that SQLite locks.
-
-    Not flock: over NFS, and on macOS, that is a lock of the whole file, which SQLite's own would meet.
-    """
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise LedgerError(f"ledger {path}: can't be opened: {error.strerror} [LW521]") from None
-    try:
-        if sys.platform == "linux":  # the descriptor's own: no other one that is closed drops it
-            fcntl.fcntl(lock, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, LOCK_BYTE, 1, 0))
-        else:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, LOCK_BYTE, os.SEEK_SET)
-    except OSError as error:
-        os.close(lock)
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            raise LedgerError(f"ledger {path}: can't be locked: {error.strerror} [LW521]") from None
-        raise LedgerError(f"ledger {path}: another process is writing it; one control a run [LW522]") from None
-    return lock

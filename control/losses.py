@@ -72,16 +72,22 @@ def _reaches_all(state: State, seat: Seat, now_s: float) -> bool:
 
 def expelled(state: State, now_s: float) -> SphereExpelled | None:
     """The next sphere to be thrown out, and why."""
+    members = {member.sphere for member in state.members}
+    accusers = _accusers(state)
     for seat in state.seats.values():
         if seat.expelled or seat.released or seat.refused or not seat.connected:
             continue
-        why = _why(state, seat, now_s)
+        why = _why(state, seat, accusers[seat.sphere], now_s) or (
+            _why_not_at_work(state, seat, now_s) if seat.sphere in members else ""
+        )
         if why:
             return SphereExpelled(sphere=seat.sphere, text=f"{seat.name} {why}", at_s=now_s)
     return None
 
 
-def _why(state: State, seat: Seat, now_s: float) -> str:
+def _why(state: State, seat: Seat, accusers: int, now_s: float) -> str:
+    if seat.path in state.wanted.terminated:
+        return f"was terminated by order, {seat.doing} [LW414]"
     if seat.failed is not None:
         if seat.failed.sick:
             return f"can't trust its memory: {seat.failed.text}"
@@ -90,40 +96,48 @@ def _why(state: State, seat: Seat, now_s: float) -> str:
         return ""
     if seat.suspected:
         return "raised a flag that a repetition on others did not confirm [LW304]"
-    accusers = _accusers(state, seat)
-    if accusers:
+    if accusers and 2 * accusers >= sum(member.sphere != seat.sphere for member in state.members):
         return f"made the tail unsound, say {accusers} of its peers [LW304]"
     limit_s = SILENCES * state.silence_s
     if now_s - seat.heard_s > limit_s:
         return f"was lost {seat.doing}: not heard for {limit_s:g} s, though its connection stands [LW407]"
-    if seat.sphere not in {member.sphere for member in state.members}:
-        return ""
+    return ""
+
+
+def _why_not_at_work(state: State, seat: Seat, now_s: float) -> str:
     return _why_stuck(state, seat, now_s) or _why_unready(state, seat, now_s)
 
 
-def _accusers(state: State, seat: Seat) -> int:
-    """How many of its peers say so, if they are at least half of them."""
-    peers = [state.seats[member.sphere] for member in state.members if member.sphere != seat.sphere]
-    say = [
-        peer
-        for peer in peers
-        if peer.beat is not None and peer.beat.failed_in == state.generation and peer.beat.accuses == seat.sphere
-    ]
-    return len(say) if 2 * len(say) >= len(peers) else 0
+def _accusers(state: State) -> Counter[int]:
+    """Sphere -> how many of its peers say that it made the newest generation's tail unsound."""
+    seats = [state.seats[member.sphere] for member in state.members]
+    beats = [(seat.sphere, seat.beat) for seat in seats if seat.beat is not None]
+    said = [(sphere, beat.accuses) for sphere, beat in beats if beat.failed_in == state.generation]
+    return Counter(accused for sphere, accused in said if accused != sphere)
 
 
 def _why_stuck(state: State, seat: Seat, now_s: float) -> str:
     """Only who computes can be stuck, and never the only one that is left."""
     if seat.beat is None or seat.beat.phase is not Phase.COMPUTING or not seat.worked or seat.beat.failed_in != (0, 0):
         return ""
-    limit_s = max(SILENCES * state.silence_s, STEPS * state.versions.longest_s)
+    if now_s - seat.stands_s <= _stuck_s(state):
+        return ""
+    line = state.line()
     alone = not any(
-        other is not seat and other.sphere in state.line() and is_here(state, other, now_s)
-        for other in state.seats.values()
+        other is not seat and other.sphere in line and is_here(state, other, now_s) for other in state.seats.values()
     )
-    if alone or now_s - seat.stands_s <= limit_s:
+    if alone:
         return ""
     return f"is stuck {seat.doing}: no progress for {now_s - seat.stands_s:.1f} s [LW407]"
+
+
+def _stuck_s(state: State) -> float:
+    return max(SILENCES * state.silence_s, STEPS * state.versions.longest_s)
+
+
+def is_still(state: State, seat: Seat, now_s: float) -> bool:
+    """Whether one that computes has not moved for half the time after which it is thrown out as stuck."""
+    return seat.worked and now_s - seat.stands_s > _stuck_s(state) / 2
 
 
 def _why_unready(state: State, seat: Seat, now_s: float) -> str:

@@ -24,6 +24,8 @@ def why_not_here(state: State, hello: Hello, key: str = "") -> str:
         return ""  # also after the end: it may not have heard of it
     if state.ended is not None:
         return f"sphere {hello.path}: the run is over ({state.ended.reason}) [LW405]"
+    if hello.path in state.wanted.terminated:
+        return f"sphere {hello.path}: it was terminated by order, and nobody is let in there any more [LW414]"
     if hello.path not in state.paths:
         return _why_no_place(state, hello.path)
     if taken is not None and taken.connected and not taken.expelled and not follows(hello, taken, key):
@@ -36,6 +38,23 @@ def why_not_here(state: State, hello: Hello, key: str = "") -> str:
         )
     if key and hello.port and not hello.larder_key:
         return f"sphere {hello.path}: it would hand out the state in the clear, in a run with keys [LW542]"
+    return _why_out_of_reach(state, hello)
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address in ("::1", "localhost")
+
+
+def _why_out_of_reach(state: State, hello: Hello) -> str:
+    """Why it and others could not reach each other: a loopback leads to no other machine."""
+    for seat in state.seats.values():
+        other = seat.hello
+        if seat.connected and not seat.expelled and _is_loopback(other.address) != _is_loopback(hello.address):
+            return (
+                f"sphere {hello.path}: it would be reached at {hello.address}, sphere {other.path} is at "
+                f"{other.address}, and a loopback leads to no other machine; start all of them with control's address "
+                "in the network, or with --interface [LW408]"
+            )
     return ""
 
 
@@ -48,7 +67,7 @@ def is_free_for(seat: Seat, key: str) -> bool:
 
 def _why_no_place(state: State, path: str) -> str:
     """Why the tree can't grow by this path. Before the run has begun it is as it was asked for."""
-    if state.begun is None:
+    if state.begun is None and not state.wait_for:
         shown = ", ".join(state.paths[:6]) + (", …" if len(state.paths) > 6 else "")
         return f"sphere {path}: no such path in the tree {state.tree or shown!r}; it has {shown} [LW405]"
     try:
@@ -67,8 +86,13 @@ def follows(hello: Hello, seat: Seat, key: str = "") -> bool:
 
 
 def is_same_process(seat: Seat, hello: Hello, key: str = "") -> bool:
-    """Whether this Hello comes from the process that has the seat, back after a broken connection."""
-    return (hello.path, hello.pid, hello.host, key) == (seat.path, seat.hello.pid, seat.hello.host, seat.key)
+    """Whether this Hello comes from the process that has the seat, back after a broken connection.
+
+    Its number alone doesn't tell: in a container that is started anew the next process has the same one.
+    """
+    own = seat.hello
+    known = (own.path, own.pid, own.host, own.nonce, seat.key)
+    return known == (hello.path, hello.pid, hello.host, hello.nonce, key)
 
 
 def speaks_for_itself(seat: Seat, hello: Hello) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from .deal import is_worth, staying
@@ -16,6 +16,9 @@ what only wavers settles, and what has changed is noticed within RECENT steps.""
 RARER = 4
 """The n-th deal of a generation waits for n times so many versions at least: each is an order, which all keep and which
 every newcomer is told, and so a million versions make some 700 of them, however a machine wavers."""
+
+DEALS = ("deal", "rebalance")
+"""Orders that say a deal: control's own, and a client's."""
 
 AGAIN = 300
 """A sphere that was too slow to be dealt anything is given another try after so many versions."""
@@ -38,21 +41,28 @@ def measured(state: State) -> dict[int, float] | None:
     A sphere that was dealt nothing shows nothing: it keeps the pace it was known to have, and later gets the others'.
     """
     began = state.begun.position.version if state.begun else 0
-    deals = [order.version for order in state.orders if order.what == "deal" and (order.version or 0) > began]
+    deals = [order.version for order in state.orders if order.what in DEALS and (order.version or 0) > began]
     since = max([began, *(version for version in deals if version is not None)])
     laps = min(LAPS * 2 ** len(deals), RECENT - 1)
     seats = state.member_seats()
     if not seats or any(seat.version < since + max(laps, RARER * len(deals)) for seat in seats):
         return None
-    paces = {seat.sphere: _pace_s(seat, since, laps) for seat in seats}
-    known = [pace for pace in paces.values() if pace is not None]
+    kept = {seat.sphere for seat in seats if seat.version < since + AGAIN}
+    old = {sphere: pace for sphere, pace in state.wanted.paces.items() if sphere in kept}
+    return _filled({seat.sphere: _pace_s(seat, since, laps) for seat in seats}, old)
+
+
+def measured_so_far(state: State) -> dict[int, float] | None:
+    """The same at once, from the newest steps, whatever deal they had; None if nobody has shown anything."""
+    return _filled({seat.sphere: _pace_s(seat, -1, LAPS) for seat in state.member_seats()}, state.wanted.paces)
+
+
+def _filled(shown: Mapping[int, float | None], old: Mapping[int, float]) -> dict[int, float] | None:
+    """Who has shown nothing counts as it did, else as the usual one; None if nobody has."""
+    known = [pace for pace in shown.values() if pace is not None]
     if not known:
         return None
-    for seat in seats:
-        if paces[seat.sphere] is None:
-            old = state.wanted.paces.get(seat.sphere)
-            paces[seat.sphere] = old if old is not None and seat.version < since + AGAIN else median(known)
-    return {sphere: pace for sphere, pace in paces.items() if pace is not None}
+    return {sphere: old.get(sphere, median(known)) if pace is None else pace for sphere, pace in shown.items()}
 
 
 def _pace_s(seat: Seat, since: int, count: int) -> float | None:

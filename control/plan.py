@@ -38,6 +38,9 @@ from .state import Seat, State
 AGAIN_S = 1.0
 """What was told and is not seen in the heartbeats after so long is told again."""
 
+REST_S, REST_MOST_S = 5e-5, 0.2
+"""For each seat, and at most: a look takes a tenth of it, and the clock counts no longer gap as awake."""
+
 
 @dataclass(frozen=True)
 class Send:
@@ -63,22 +66,24 @@ def plan(state: State, now_s: float) -> list[Effect]:
     if event is not None:
         return [Decide(event)]
     members = {member.sphere for member in state.members}
+    views = {inside: _view_for(state, inside) for inside in (True, False)}
     effects: list[Effect] = []
     for seat in state.seats.values():
         if seat.connected:
-            messages = _for_seat(state, seat, seat.sphere in members, now_s)
+            inside = seat.sphere in members
+            messages = _for_seat(state, seat, views[inside], inside, now_s)
             effects.extend(Send(seat.sphere, message) for message in messages)
     return effects
 
 
-def _for_seat(state: State, seat: Seat, is_member: bool, now_s: float) -> Iterator[ToSphere]:
+def _for_seat(state: State, seat: Seat, view: View, is_member: bool, now_s: float) -> Iterator[ToSphere]:
     if state.ended is not None:
         if not seat.told.over:
             yield End(status=state.ended.status, reason=state.ended.reason)
         return
     if seat.expelled:
         if not seat.told.over:
-            yield Expelled(text=seat.expelled)
+            yield Expelled(text=seat.expelled, final=seat.path in state.wanted.terminated)
         return
     if seat.released:
         yield from _save_over(state, seat)
@@ -86,11 +91,11 @@ def _for_seat(state: State, seat: Seat, is_member: bool, now_s: float) -> Iterat
             yield End(status=LEFT, reason="it was asked to leave, and the run goes on without it")
         return
     if is_member:
-        yield from _view(state, seat, now_s)
+        yield from _view(state, seat, view, now_s)
         yield from _go(state, seat, now_s)
         yield from _orders(state, seat, now_s)
     elif seat.beat is not None and NO_GENERATION < seat.beat.generation < state.generation:
-        yield from _view(state, seat, now_s)  # Left out, or back from silence: its own generation is over.
+        yield from _view(state, seat, view, now_s)  # Left out, or back from silence: its own generation is over.
     yield from _seal(state, seat, now_s)
     yield from _save_over(state, seat)
     if now_s - seat.told.tick_s >= tick_s(state.silence_s):
@@ -100,20 +105,30 @@ def _for_seat(state: State, seat: Seat, is_member: bool, now_s: float) -> Iterat
 
 
 def tick_s(silence_s: float) -> float:
-    """Seconds between Ticks: often enough that losing a few is no silence, and below 1 KB/s a sphere."""
-    return min(max(silence_s / 25, 0.05), 0.5)
+    """Seconds between Ticks: as often as a sphere beats, so that losing a few is no silence."""
+    return min(max(silence_s / 10, 0.05), 1.0)
 
 
-def _view(state: State, seat: Seat, now_s: float) -> Iterator[ToSphere]:
+def rest_s(seats: int) -> float:
+    """Seconds between two looks at so many seats. Each look takes time for each seat: without a rest control would
+    look again after every few messages, and with a thousand spheres do nothing else."""
+    return min(seats * REST_S, REST_MOST_S)
+
+
+def _view(state: State, seat: Seat, view: View, now_s: float) -> Iterator[ToSphere]:
     told = seat.told
     unheard = seat.beat is not None and seat.beat.generation < state.generation
     unheard = unheard and not (seat.ready is not None and seat.ready.generation == state.generation)
     if told.view != state.generation or (unheard and now_s - told.view_s > AGAIN_S):
-        orders = [order.wanted for order in state.orders[: state.orders_in_view]]
-        members = list(state.members)
-        is_member = any(member.sphere == seat.sphere for member in members)
-        word = word_of(state.secret, state.generation) if is_member else ""
-        yield View(generation=state.generation, members=members, orders=orders, restoring=state.called_for, word=word)
+        yield view
+
+
+def _view_for(state: State, is_member: bool) -> View:
+    """The same for all members, and for all others: a thousand names are put together, and encoded, once."""
+    orders = [order.wanted for order in state.orders[: state.orders_in_view]]
+    word = word_of(state.secret, state.generation) if is_member else ""
+    members = list(state.members)
+    return View(generation=state.generation, members=members, orders=orders, restoring=state.called_for, word=word)
 
 
 def word_of(secret: bytes, generation: Generation) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .crash import here
+from .entrance import Briefed
 from .protocol import Answer, End, Go, SaveOver, Seal, ToSphere, View
 
 
-def before(message: ToSphere | Answer) -> None:
+def before(message: ToSphere | Answer | Briefed) -> None:
     """It is committed and about to be sent."""
     match message:
         case View():
@@ -23,7 +24,7 @@ def before(message: ToSphere | Answer) -> None:
             pass
 
 
-def after(message: ToSphere | Answer) -> None:
+def after(message: ToSphere | Answer | Briefed) -> None:
     """One sphere was told, and the next was not."""
     match message:
         case View():

@@ -17,8 +17,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from .entrance import Enrol
-from .status import Status, Traffic
+from .entrance import Brief, Enrol
+from .status import Health, NodeStats, SavedCheckpoint, Status, Traffic
 from .store import StoreAdd as StoreAdd
 from .store import StoreDelete as StoreDelete
 from .store import StoreGet as StoreGet
@@ -241,9 +241,10 @@ class Refused(Message, frozen=True, kw_only=True):
 
 
 class Expelled(Message, frozen=True, kw_only=True):
-    """You are thrown out, and why: leave. A successor, under another id, is welcome."""
+    """You are thrown out, and why: leave. A successor, under another id, is welcome; final: nobody is."""
 
     text: str
+    final: bool = False
 
 
 class View(Message, frozen=True, kw_only=True):
@@ -338,8 +339,9 @@ LEFT = "left"
 class Ask(Message, frozen=True, kw_only=True):
     """A client's question or order. A repeated `request` id is answered again and acts once.
 
-    what: status, tree, pause, resume, stop, set_learning_rate, checkpoint, restore, drain, watch. value: a learning
-    rate. text: a checkpoint's name; for drain, the path of a sphere, or of a node for all below it.
+    what: status, tree, health, stats, checkpoints, wait, watch, heard; and the orders pause, resume, stop,
+    set_learning_rate, checkpoint, restore, rebalance, terminate, spawn, drain. value: a learning rate, a version to wait for, how
+    many events were heard (which has no answer). text: a checkpoint's name, a path, a state to wait for.
     """
 
     request: str
@@ -360,19 +362,24 @@ class Answer(Message, frozen=True, kw_only=True):
     version: int | None = None
     checkpoint: str = ""
     """The folder of the checkpoint that was ordered, once it is whole."""
+    health: Health | None = None
+    stats: list[NodeStats] | None = None
+    checkpoints: list[SavedCheckpoint] | None = None
 
 
 class Event(Message, frozen=True, kw_only=True):
-    """A line of the run's story, to who watches. kind: row, sphere, generation, order, checkpoint, state, end."""
+    """A line of the run's story, to who watches. kind: row, sphere, generation, order, checkpoint, state, end; lost:
+    so many lines before this one were not sent, for who watches is slow to read."""
 
     kind: str
     text: str
     row: Row | None = None
     status: Status | None = None
+    lost: int = 0
 
 
 StoreRequest: TypeAlias = StoreSet | StoreGet | StoreAdd | StoreDelete
 FromSphere: TypeAlias = Hello | Proof | Beat | Row | Ready | Saving | Closed | Failed | StoreRequest
 ToSphere: TypeAlias = Welcome | Refused | Expelled | View | Go | Tick | Orders | Seal | SaveOver | End | StoreReply
 ToClient: TypeAlias = Answer | Event
-ToControl: TypeAlias = FromSphere | Ask | Enrol
+ToControl: TypeAlias = FromSphere | Ask | Enrol | Brief

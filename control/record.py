@@ -153,6 +153,20 @@ def read_record(path: Path) -> RunRecord:
         raise LedgerError(f"ledger {path}: can't be read: {error} [LW521]") from None
 
 
+def read_spawns(path: Path) -> dict[str, int]:
+    """How often a sphere was ordered anew, by its path. Cheap, for it is asked often. Raises LedgerError."""
+    try:
+        with closing(_connected(path)) as connection:
+            return dict(
+                connection.execute(
+                    "SELECT json_extract(json, '$.text') AS path, count(*) FROM events WHERE kind = 'OrderGiven' "
+                    "AND json_extract(json, '$.what') = 'spawn' GROUP BY path"
+                )
+            )
+    except sqlite3.Error as error:
+        raise LedgerError(f"ledger {path}: can't be read: {error} [LW521]") from None
+
+
 def _connected(path: Path) -> sqlite3.Connection:
     """A killed writer leaves its log beside the file: reading it needs a connection that may write, if the folder lets
     us; that also folds the log in. In a folder that can't be written the file is read as it is."""

@@ -115,7 +115,7 @@ def alarm_of(state: State, now_s: float) -> str:
         if line and all(seat.released for seat in line):
             last = state.saves.last
             whence = f"checkpoint {last.name}" if last is not None else "version 0"
-            return f"all spheres have left, as they were asked to; one that comes goes on from {whence} [LW414]"
+            return f"all spheres have left, as they were asked to; one that comes goes on from {whence} [LW415]"
     return ""
 
 
@@ -165,6 +165,7 @@ def _sphere_status(state: State, seat: Seat, recent: Totals, now_s: float) -> Sp
         totals=msgspec.structs.replace(totals, traffic=[], round_trips={}),
         up_bytes=sum(level.up for level in totals.traffic),
         down_bytes=sum(level.down for level in totals.traffic),
+        in_force=beat.in_force if beat else 0,
     )
 
 
@@ -180,6 +181,7 @@ def tree_text(state: State, now_s: float) -> str:
     notes = dict.fromkeys(state.paths, "not here yet")
     for sphere in status_of(state, now_s).spheres:
         notes[sphere.path] = f"{sphere.phase} v{sphere.version}"
+    notes.update(dict.fromkeys(state.wanted.terminated, "terminated"))
     return SphereTree.of(state.paths).render(notes)
 
 
@@ -188,7 +190,7 @@ def answer_order(state: State, ask: Ask, already: Already | None = None) -> Answ
     number = already.number if already else state.requests.get(ask.request, 0)
     text = already.text if already else f"{ask.what} is order {number}"
     if number and state.orders[number - 1].what in LATE:
-        late = answer_late(state, ask.request, number)
+        late = answer_late(state, ask, number)
         return late or Answer(request=ask.request, ok=True, text=text, number=number)
     version = state.orders[number - 1].version if number else None
     if version is not None and number:
@@ -196,9 +198,9 @@ def answer_order(state: State, ask: Ask, already: Already | None = None) -> Answ
     return Answer(request=ask.request, ok=True, text=text, number=number or None, version=version)
 
 
-def answer_late(state: State, request: str, number: int) -> Answer | None:
+def answer_late(state: State, ask: Ask, number: int) -> Answer | None:
     """The second answer to an order: it is obeyed, or the run has ended before; None while neither is so."""
-    order = state.orders[number - 1]
+    request, order = ask.request, state.orders[number - 1]
     done = _come_of(state, request, order)
     if done is not None:
         return done
@@ -291,9 +293,9 @@ def story_of(before: State, event: Event, after: State) -> Story | None:
             return Story(kind="order", text=text)
         case Resumed(tree=tree):
             return Story(kind="state", text=f"the run goes on, on the tree {tree}")
-        case OrderGiven(wanted=wanted, what=what):
-            rate = f" {wanted.learning_rate}" if what == "set_learning_rate" else ""
-            return Story(kind="order", text=f"order {wanted.number}: {what}{rate}")
+        case OrderGiven(wanted=wanted, what=what, text=named):
+            object_of = f" {wanted.learning_rate}" if what == "set_learning_rate" else f" {named}" if named else ""
+            return Story(kind="order", text=f"order {wanted.number}: {what}{object_of}")
         case OrderTook(number=number, version=version):
             return Story(kind="order", text=f"order {number} is in force from version {version}")
         case RunEnded(status=status, reason=reason):

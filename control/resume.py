@@ -51,18 +51,20 @@ def _orders(ledger: Ledger, state: State) -> list[Order]:
     """
     newest = ledger.newest_rows(1)
     top, number = (newest[0].version, newest[0].in_force) if newest else (0, 0)
-    orders = list(state.orders)
+    at = ledger.obeyed_at()  # one process may have gone on with them meanwhile
+    orders = [replace(order, version=at[order.wanted.number]) for order in state.orders]
     while len(orders) < number:
         last = orders[-1].wanted if orders else Wanted()
         own = _changed(last, number=len(orders) + 1)
         orders.append(Order(own, "of one process", ledger.first_with(own.number)))
     given = all(order.version is not None for order in orders)
-    if orders and (orders[-1].wanted.stopped or orders[-1].wanted.paused or not given):
-        goes_on = _changed(orders[-1].wanted, number=len(orders) + 1, stopped=False, paused=False)
+    last = orders[-1].wanted if orders else Wanted()
+    if orders and (last.stopped or last.paused or last.terminated or not given):
+        goes_on = _changed(last, number=len(orders) + 1, stopped=False, paused=False, terminated=[])
         orders.append(Order(goes_on, "go on"))
     return [order if order.version is not None else replace(order, version=top) for order in orders]
 
 
-def _changed(wanted: Wanted, **changes: int | bool) -> Wanted:
+def _changed(wanted: Wanted, **changes: object) -> Wanted:
     fields = {name: getattr(wanted, name) for name in wanted.__struct_fields__}
     return Wanted(**{**fields, **changes})

@@ -10,7 +10,7 @@ import enum
 from .entrance import Enrol
 from .protocol import Ask, ToControl
 
-WATCHED = ("status", "tree", "watch")
+WATCHED = ("status", "tree", "health", "stats", "checkpoints", "wait", "watch", "heard")
 """What may be asked without changing anything."""
 
 

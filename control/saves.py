@@ -60,6 +60,8 @@ class Saves:
     settled: int = 0
     results: dict[int, Result] = field(default_factory=dict)
     trouble: str = ""
+    kept: tuple[CheckpointSaved, ...] = ()
+    """The newest that are whole, the oldest first; whether they are still on the disk, only the disk knows."""
 
     @property
     def over(self) -> Key:
@@ -114,7 +116,7 @@ def saved(saves: Saves, event: CheckpointSaved) -> Saves:
     stored = event.stored
     result = Result(f"checkpoint {stored.name} is whole, of version {stored.version}", stored.name, stored.version)
     over = _over(saves, (event.generation, stored.version), True, event.saves, result)
-    return replace(over, last=stored, trouble="")
+    return replace(over, last=stored, trouble="", kept=(*over.kept, event)[-KEPT:])
 
 
 def given_up(saves: Saves, event: SaveGivenUp) -> Saves:

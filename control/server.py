@@ -12,28 +12,30 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from dataclasses import replace
 
 from . import points
 from .admit import (
     ORDERS,
-    Admission,
     Already,
     Fenced,
     NotYet,
     Refusal,
     admit,
-    admit_hello,
     admit_order,
     refused,
     superseded,
 )
 from .apply import apply
+from .brief import briefed
+from .clients import Clients, is_urgent
 from .clock import AwakeClock
 from .config import Settings
 from .crash import here
-from .door import Arrived, Door
-from .errors import LedgerError
+from .door import BATCH, Arrived, Door
+from .entrance import Brief, Briefed
+from .errors import LedgerError, why_broken
 from .events import (
     DURABLE,
     Event,
@@ -52,8 +54,8 @@ from .guard import Guard
 from .journal import Journal
 from .keys import Keys
 from .ledger import Ledger
-from .membership import differences, of_revoked, speaks_for_itself
-from .plan import Decide, Send, plan
+from .membership import differences, of_revoked
+from .plan import Decide, Send, plan, rest_s
 from .protocol import (
     Answer,
     Ask,
@@ -69,15 +71,18 @@ from .protocol import (
 )
 from .recall import recalled
 from .rendezvous import Rendezvous
-from .report import answer_late, answer_order, status_of, story_of, totals_by_path, tree_text
+from .report import answer_order, story_of, totals_by_path
+from .speakers import Speakers
 from .state import ControlStatus, State
-from .watchers import Watchers
+from .told import all_sent
 from .wire import encode
 
 log = logging.getLogger("control")
 
 TURN_S = 0.1
 NOTE_EVERY_S = 2.0
+READS = 8
+"""Batches of frames that are looked through for what may not wait, before what waits has its turn."""
 FENCED = 3
 """The exit code of a control that must not act for its run."""
 
@@ -91,7 +96,8 @@ class Server:
         self.door = door
         self.clock = AwakeClock()
         self.rendezvous = Rendezvous()
-        self.watchers = Watchers(door)
+        self.speakers = Speakers()
+        self.clients = Clients(door)
         self.guard = Guard(door, keys)
         self.state = replace(recalled(ledger, settings, self.clock.now_s()), secret=keys.words if keys else b"")
         self.journal = Journal(settings.folder)
@@ -99,14 +105,13 @@ class Server:
         if self.state.begun is not None and self.state.generation == self.state.running:
             self.rendezvous.begin(self.state.generation)
         self._fenced = ""
-        self._identity_of: dict[int, bytes] = {}
-        self._sphere_of: dict[bytes, int] = {}
         self._early: dict[bytes, Hello] = {}
-        self._outbox: list[tuple[bytes, ToSphere | Answer]] = []
+        self._outbox: list[tuple[bytes, ToSphere | Answer | Briefed]] = []
         self._ledger_broke = False
         self._terms = 0
         self._terms_seen = 0
         self._noted_s = 0.0
+        self._more = False
 
     # ---------------------------------------------------------------- the loop
 
@@ -126,8 +131,10 @@ class Server:
             self.door.watch(0)
         code = None
         while code is None:
-            ready = self.door.wait(TURN_S)
+            ready = self.door.wait(0.0 if self.clients else TURN_S)
             code = self.turn(self.clock.now_s(), 0 in ready)
+            if not self._more:
+                time.sleep(rest_s(len(self.state.seats)))
         return code
 
     def turn(self, now_s: float, lifeline: bool = False) -> int | None:
@@ -135,8 +142,8 @@ class Server:
         try:
             self._hear(now_s)
             self._throw_out(now_s)
-            if lifeline and not os.read(0, 4096):
-                return self._end_at_once("the launcher died [LW514]", now_s)
+            if lifeline and not os.read(0, 4096):  # its spheres die with it; those from elsewhere wait for the next
+                return 1 if self.state.wait_for else self._end_at_once("the launcher died [LW514]", now_s)
             if self._fenced:
                 log.error("%s", self._fenced)
                 return FENCED
@@ -154,16 +161,17 @@ class Server:
         """Do what is to be done until nothing is left."""
         self._flush()
         while effects := plan(self.state, now_s):
+            sent: list[Sent] = []
             for effect in effects:
                 match effect:
                     case Decide(event):
                         self._happen(event, now_s)
                     case Send(sphere, message):
-                        self._outbox.append((self._identity_of[sphere], message))
-                        self.state = apply(self.state, Sent(sphere=sphere, message=message, at_s=now_s))
+                        self._outbox.append((self.speakers.of(sphere), message))
+                        sent.append(Sent(sphere=sphere, message=message, at_s=now_s))
+            self.state = all_sent(self.state, sent) if sent else self.state
             self._flush()
-        self.watchers.answer(lambda request, number: answer_late(self.state, request, number))
-        self.watchers.tell_state(self.state, now_s)
+        self.clients.answer(self.state, now_s)
 
     def _note_totals(self, now_s: float, due_s: float = NOTE_EVERY_S) -> None:
         """What the spheres have done so far, for the record: a control that is killed leaves the last note."""
@@ -185,7 +193,7 @@ class Server:
         if story is not None:
             if story.kind != "row" or (story.row is not None and story.row.skipped):
                 log.info("%s", story.text)
-            self.watchers.tell(story, self.state, now_s)
+            self.clients.watchers.tell(story, self.state, now_s)
         if isinstance(event, GenerationBegun) and self.state.lineage > before.lineage:
             self.journal.cut_back(event.position.version)  # before the ledger: whoever dies here finds all lines again
         if self._ledger_broke or not isinstance(event, DURABLE) or _is_expected(before, event):
@@ -205,30 +213,46 @@ class Server:
         if not self._ledger_broke:
             self.ledger.commit()
         outbox, self._outbox = self._outbox, []
+        frames: dict[int, bytes] = {}  # what is said to many is one object, and encoded once
         for identity, message in outbox:
             points.before(message)
-            self.door.send(identity, encode(message))
+            frame = frames.get(id(message)) or frames.setdefault(id(message), encode(message))
+            self.door.send(identity, frame)
             points.after(message)
-        self.watchers.flush()
+        self.clients.watchers.flush()
 
     # ---------------------------------------------------------------- hearing
 
     def _hear(self, now_s: float) -> None:
-        for heard in self.door.receive():
-            if not isinstance(heard, Arrived):
-                self._left(heard.identity, now_s)
-                continue
-            message = self.guard.admitted(heard, now_s)
-            if message is None:
-                continue
-            if isinstance(message, Ask):
-                self._on_ask(heard.identity, message, now_s)
-                if not heard.live:  # it has left already, so nothing will say so again
-                    self.watchers.forget(heard.identity)
-            elif isinstance(message, Hello):
-                self._on_hello(heard.identity, message, now_s)
+        """First what may not wait, in all that has come by now; then what was asked."""
+        for _ in range(READS):
+            batch = self.door.receive()
+            self._more = len(batch) >= BATCH
+            for heard in batch:
+                if isinstance(heard, Arrived):
+                    self._on_frame(heard, now_s)
+                else:
+                    self._left(heard.identity, now_s)
+            if not self._more or self._fenced:
+                break
+        for identity, ask, live in self.clients.take():
+            self._on_ask(identity, ask, live, now_s)
+
+    def _on_frame(self, heard: Arrived, now_s: float) -> None:
+        message = self.guard.admitted(heard, now_s)
+        if message is None:
+            return
+        if isinstance(message, Ask):
+            if is_urgent(message):
+                self._on_ask(heard.identity, message, heard.live, now_s)
             else:
-                self._on_sphere(heard, message, now_s)
+                self.clients.queue(heard.identity, message, heard.live)
+        elif isinstance(message, Hello):
+            self._on_hello(heard.identity, message, now_s)
+        elif isinstance(message, Brief):
+            self._outbox.append((heard.identity, briefed(self.settings.folder, self.settings.run_id)))
+        else:
+            self._on_sphere(heard, message, now_s)
 
     def _throw_out(self, now_s: float) -> None:
         """Whose key was revoked, also while no control ran."""
@@ -237,18 +261,13 @@ class Server:
             self._happen(event, now_s)
 
     def _left(self, identity: bytes, now_s: float) -> None:
-        self.watchers.forget(identity)
+        self.clients.left(identity)
         self.guard.forget(identity)
         self._early.pop(identity, None)
-        sphere = self._seated(identity)
-        if sphere is not None and self._identity_of[sphere] == identity:
+        sphere = self.speakers.seated(identity, self.state)
+        if sphere is not None and self.speakers.of(sphere) == identity:
             self.rendezvous.forget(sphere)
             self._happen(SphereLost(sphere=sphere, at_s=now_s), now_s)
-
-    def _seated(self, identity: bytes) -> int | None:
-        """Who speaks there; None also for one that was replaced and forgotten, though it may speak on."""
-        sphere = self._sphere_of.get(identity)
-        return sphere if sphere in self.state.seats else None
 
     def _on_hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
         self._admit_hello(identity, hello, now_s)
@@ -257,15 +276,11 @@ class Server:
 
     def _admit_hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
         key = self.guard.key_of(identity)
-        former = self.state.seat_at(hello.path)
-        speaks = self._identity_of.get(former.sphere) if former is not None and former.connected else None
-        event: Admission = admit_hello(self.state, hello, now_s, key)
-        known = speaks in (None, identity) or (former is not None and speaks_for_itself(former, hello))
-        if isinstance(event, SphereReturned) and not known:
-            event = Refusal(f"sphere {hello.path}: it speaks over a connection that stands, this is another [LW405]")
+        former, speaks = self.state.seat_at(hello.path), self.speakers.speaker(hello.path, self.state)
+        event = self.speakers.admission(self.state, identity, hello, now_s, key)
         if isinstance(event, Remembered):
             self._happen(event, now_s)
-            event = admit_hello(self.state, hello, now_s, key)
+            event = self.speakers.admission(self.state, identity, hello, now_s, key)
         if isinstance(event, Fenced | Remembered):
             self._fenced = event.text if isinstance(event, Fenced) else "what spheres remember has no end [LW901]"
             return
@@ -276,11 +291,7 @@ class Server:
             self.guard.complaints.say("refused", event.text, now_s)
             self._outbox.append((identity, refused(self.state, hello, event)))
             return
-        old = self._identity_of.get(event.sphere)
-        if old is not None:
-            self._sphere_of.pop(old, None)
-        self._identity_of[event.sphere] = identity
-        self._sphere_of[identity] = event.sphere
+        self.speakers.give(event.sphere, identity)
         self._happen(event, now_s)
         held = self.state.versions.held
         welcome = Welcome(sphere=event.sphere, incarnation=self.state.incarnation, rows_held=held)
@@ -289,7 +300,7 @@ class Server:
             self._outbox.append((speaks, Expelled(text=f"sphere {hello.path} has a successor, pid {hello.pid}")))
 
     def _on_sphere(self, heard: Arrived, message: FromSphere, now_s: float) -> None:
-        sphere = self._seated(heard.identity)
+        sphere = self.speakers.seated(heard.identity, self.state)
         if sphere is None or isinstance(message, Hello):
             return
         if isinstance(message, Beat) and message.incarnation > self.state.incarnation:
@@ -299,7 +310,7 @@ class Server:
             self._happen(SphereReturned(sphere=sphere, at_s=now_s), now_s)
         if isinstance(message, StoreRequest):
             for who, reply in self.rendezvous.handle(sphere, message):
-                self._outbox.append((self._identity_of[who], reply))
+                self._outbox.append((self.speakers.of(who), reply))
             return
         event = admit(self.state, sphere, message, now_s)
         if isinstance(event, SphereReported):
@@ -315,20 +326,16 @@ class Server:
         old = row.version <= versions.held and row.version not in versions.claims
         return self.ledger.row(row.version) if old and not self._ledger_broke else None
 
-    def _on_ask(self, identity: bytes, ask: Ask, now_s: float) -> None:
+    def _on_ask(self, identity: bytes, ask: Ask, live: bool, now_s: float) -> None:
+        said: Answer | None
         if ask.what in ORDERS:
-            answer = self._order(ask, now_s)
-            if answer.ok and answer.number is not None and answer.version is None:
-                self.watchers.wait_for(identity, ask.request, answer.number)
-        elif ask.what == "status":
-            answer = Answer(request=ask.request, ok=True, status=status_of(self.state, now_s))
-        elif ask.what == "tree":
-            answer = Answer(request=ask.request, ok=True, text=tree_text(self.state, now_s))
-        elif ask.what == "watch":
-            answer = self.watchers.add(identity, ask, status_of(self.state, now_s))
+            said = self.clients.ordered(identity, ask, self._order(ask, now_s))
         else:
-            answer = Answer(request=ask.request, ok=False, text=f"control does not know {ask.what[:40]!r} [LW506]")
-        self._outbox.append((identity, answer))
+            said = self.clients.asked(identity, ask, self.state, now_s)
+        if said is not None:
+            self._outbox.append((identity, said))
+        if not live:  # it has left already, so nothing will say so again
+            self.clients.left(identity)
 
     def _order(self, ask: Ask, now_s: float) -> Answer:
         event = admit_order(self.state, ask)
@@ -373,7 +380,7 @@ class Server:
             raise error
         self._ledger_broke = True
         if self.state.ended is None:
-            end = RunEnded(status="failed", reason=_why_broken(error), at_s=now_s)
+            end = RunEnded(status="failed", reason=why_broken(error), at_s=now_s)
             self._happen(end, now_s)
             try:
                 self.ledger.record(end)
@@ -385,12 +392,3 @@ class Server:
 def _is_expected(state: State, event: Event) -> bool:
     """Whether it is a connection that ends because its sphere was told that it may go: no loss, for the record."""
     return isinstance(event, SphereLost) and (state.ended is not None or state.seats[event.sphere].released)
-
-
-def _why_broken(error: Exception) -> str:
-    """Why control can't go on."""
-    if isinstance(error, LedgerError):
-        return f"control can't go on: {error}"
-    if isinstance(error, OSError):
-        return f"control can't go on: the disk under the run's folder fails: {error} [LW601]"
-    return f"control broke: {type(error).__name__}: {error} [LW901]"

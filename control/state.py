@@ -16,6 +16,7 @@ from .events import GenerationBegun, RestoreRefused, RunEnded
 from .protocol import NO_GENERATION, Beat, Closed, Failed, Generation, Hello, Member, Proof, Ready, Saving, Wanted
 from .saves import Key, Saves
 from .totals import Account
+from .tree import wait_for
 from .versions import Versions
 
 UNHEARD_OF = 1000
@@ -137,7 +138,7 @@ class Seat:
 
 @dataclass(frozen=True)
 class Order:
-    """An order given, and the version from which it is in force (None: not yet). text: what a restore names."""
+    """An order given, and the version from which it is in force (None: not yet). text: as in OrderGiven."""
 
     wanted: Wanted
     what: str
@@ -187,6 +188,8 @@ class State:
     saves: Saves = field(default_factory=Saves)
     restoring: int = 0
     """The order to restore that is not obeyed yet; 0: none."""
+    deal_kept: int = -1
+    """The version up to which the deal was held against what all members told."""
     refusals: dict[int, RestoreRefused] = field(default_factory=dict)
     """Orders to restore that could not be obeyed, and why."""
     lineage: int = 0
@@ -227,6 +230,11 @@ class State:
         """The seat of the sphere that took `path`."""
         sphere = self.sphere_at.get(path)
         return self.seats[sphere] if sphere is not None else None
+
+    @property
+    def wait_for(self) -> int:
+        """How many spheres the run begins with, wherever they are; 0: its tree names its paths."""
+        return wait_for(self.tree)
 
     def line(self) -> set[int]:
         """The members of the running generation: only who was one of them may carry on while one of them lives."""

@@ -141,6 +141,8 @@ class SphereStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     totals: Totals = Totals()
     up_bytes: int = 0
     down_bytes: int = 0
+    in_force: int = 0
+    """The newest order that it has said to obey."""
 
 
 class EpochStatus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -190,3 +192,78 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     checkpoint_version: int | None = None
     alarm: str = ""
     """What somebody should look at; empty if all is well."""
+
+
+class SphereHealth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one sphere is. state: computing; waiting, for others or to begin; stuck, which computes and does not move;
+    lost: not connected, thrown out, or not heard for silence_s. cpu_s: of its process so far.
+    """
+
+    path: str
+    state: str
+    sphere: int = 0
+    phase: str = ""
+    version: int = 0
+    cpu_s: float = 0.0
+    rss_bytes: int = 0
+    heard_s: float | None = None
+    """Seconds since control last heard of it; None: it never did."""
+    still_s: float = 0.0
+    """Seconds for which it has said the same."""
+    why: str = ""
+    """Where it was thrown out: the reason."""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the run is: its state, what somebody should look at, and each expected sphere in tree order."""
+
+    state: str
+    alarm: str
+    silence_s: float
+    spheres: list[SphereHealth] = []
+
+    def count(self, state: str) -> int:
+        """How many spheres are so."""
+        return sum(sphere.state == state for sphere in self.spheres)
+
+
+class NodeStats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the spheres at and under one node of the tree have done, merged. path: "" is the root. spheres: how many.
+
+    What was done at a path goes on being counted when its sphere has a successor.
+    """
+
+    path: str
+    spheres: int
+    totals: Totals
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of computing: data, forward and backward, update, evaluation."""
+        return sum(self.totals.seconds.get(name, 0.0) for name in ("data", "compute", "update", "eval"))
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds in which it had to wait for slower spheres."""
+        return self.totals.seconds.get("wait", 0.0)
+
+    @property
+    def sync_s(self) -> float:
+        """Seconds of summing with others."""
+        return self.totals.seconds.get("reduce", 0.0)
+
+    @property
+    def bytes(self) -> int:
+        """Handed to the collectives of all levels, both ways."""
+        return sum(level.up + level.down for level in self.totals.traffic)
+
+
+class SavedCheckpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A checkpoint that was whole when it was made. on_the_way: the run went on from it; False: a restore left it."""
+
+    name: str
+    version: int
+    lineage: int
+    digest: str
+    bytes: int
+    on_the_way: bool = True

@@ -54,6 +54,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Spheres that are to leave: while others stay, these are dealt nothing."""
     save_as: str = ""
     """The name for the newest of them; empty: it is named after its version."""
+    terminated: list[str] = []
+    """Paths whose sphere is to leave for good; nobody else is let in there."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -55,7 +55,7 @@ def booked(account: Account, row: Row) -> Account:
         if _is_booked(laps, at):
             return account
         lap = Lap(at, sound(row.seconds), row.slowest, row.own_units, row.own_samples, row.own_weight)
-        totals = merged((totals, _of_lap(lap, row.attempts)))
+        totals = _with_lap(totals, lap, row.attempts)
         laps = tuple(sorted((*laps, lap), key=lambda each: each.at)[-RECENT:])
     if at >= account.newest:
         totals = msgspec.structs.replace(
@@ -135,14 +135,16 @@ def _is_booked(laps: tuple[Lap, ...], at: tuple[int, int]) -> bool:
     return any(lap.at == at for lap in laps) or (len(laps) == RECENT and at < laps[0].at)
 
 
-def _of_lap(lap: Lap, attempts: int = 1) -> Totals:
-    return Totals(
-        versions=1,
-        micro_batches=lap.micro_batches,
-        samples=lap.samples,
-        tokens=lap.tokens,
-        retries=max(attempts - 1, 0),
-        seconds=lap.seconds,
+def _with_lap(totals: Totals, lap: Lap, attempts: int) -> Totals:
+    """What `merged` makes of these and one lap: every row of every sphere comes by here."""
+    return msgspec.structs.replace(
+        totals,
+        versions=totals.versions + 1,
+        micro_batches=totals.micro_batches + lap.micro_batches,
+        samples=totals.samples + lap.samples,
+        tokens=totals.tokens + lap.tokens,
+        retries=totals.retries + max(attempts - 1, 0),
+        seconds=_seconds((totals.seconds, lap.seconds)),
     )
 
 

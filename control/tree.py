@@ -26,6 +26,7 @@ ALONE = "1"
 
 _COUNT = re.compile(r"[1-9][0-9]*")
 _GRID = re.compile(r"[0-9]+(x[0-9]+)*")
+_ANYWHERE = re.compile(r"\*:([1-9][0-9]{0,4})")
 NAME_MOST = 64
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _FORMS = "write N, AxB like 2x2, or path:N,… like eu/a:2,us/b:1"
@@ -36,8 +37,15 @@ def is_alone(text: str) -> bool:
     return text == ALONE
 
 
+def wait_for(text: str) -> int:
+    """How many spheres a run begins with whose tree is what those say who come, `*:N`; 0: its tree names its paths."""
+    found = _ANYWHERE.fullmatch(text)
+    return int(found[1]) if found else 0
+
+
 def parse_tree(text: str) -> tuple[str, ...]:
-    """The paths of all spheres in tree order; raises TreeError with one sentence.
+    """The paths of all spheres in tree order; none where they are what those say who come. Raises TreeError with one
+    sentence.
 
     >>> parse_tree("2x2")
     ('0/0', '0/1', '1/0', '1/1')
@@ -47,6 +55,8 @@ def parse_tree(text: str) -> tuple[str, ...]:
     shown = text if len(text) <= 40 else text[:37] + "..."
     if len(text) > MAX_TEXT:
         raise TreeError(f"tree: a text of {len(text)} characters; at most {MAX_TEXT} are read [LW401]")
+    if 0 < wait_for(text) <= MAX_SPHERES:
+        return ()
     if _GRID.fullmatch(text):
         return _grid([_count(part, shown) for part in text.split("x")], shown)
     if ":" not in text:

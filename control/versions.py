@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from .changed import changed
 from .epochs import Epoch, after
 from .protocol import Row
 from .status import Best, Progress
@@ -105,7 +106,7 @@ class Versions:
 def founded(versions: Versions, row: Row, sphere: int) -> Versions:
     """The start position's version: everybody holds it, by roll call or by fetching it, so it is agreed."""
     claims = {row.version: Claim(row, sphere), **versions.claims}
-    return replace(
+    return changed(
         versions,
         claims=claims,
         newest=versions.newest or row,
@@ -130,7 +131,7 @@ def reported(versions: Versions, sphere: int, row: Row, exact: bool, known: Row 
         held += 1
     claims = {version: claim for version, claim in claims.items() if version > held - WINDOW}
     seconds = row.seconds.get("step") or 0.0
-    return replace(
+    return changed(
         versions,
         claims=claims,
         rivals=tuple(rival for rival in versions.rivals if rival.row.version >= row.version - 1),
@@ -149,16 +150,16 @@ def _compared(versions: Versions, old: Claim, new: Claim, exact: bool) -> Versio
     version = old.row.version
     what = differs(old.row, new.row) if exact else ""
     if what and version <= versions.agreed:
-        return replace(versions, conflict=versions.conflict or Conflict(version, what, old, new))
+        return changed(versions, conflict=versions.conflict or Conflict(version, what, old, new))
     if what:
         known = any(rival.sphere == new.sphere and rival.row.version == version for rival in versions.rivals)
-        return versions if known else replace(versions, rivals=(*versions.rivals, new))
+        return versions if known else changed(versions, rivals=(*versions.rivals, new))
     lacks = (old.row.digest is None and new.row.digest is not None) or (
         old.row.check is None and new.row.check is not None
     )
     if lacks and version in versions.claims:
         merged = Claim(filled_in(old.row, new.row), old.sphere)
-        return replace(versions, claims={**versions.claims, version: merged})
+        return changed(versions, claims={**versions.claims, version: merged})
     return versions
 
 
@@ -178,7 +179,7 @@ def settled(versions: Versions, reached: Mapping[int, int]) -> Claim | None:
 def settle(versions: Versions, sphere: int, row: Row) -> Versions:
     """The claim of a version becomes this row; its rivals are over."""
     rivals = tuple(rival for rival in versions.rivals if rival.row.version != row.version)
-    return replace(versions, claims={**versions.claims, row.version: Claim(row, sphere)}, rivals=rivals)
+    return changed(versions, claims={**versions.claims, row.version: Claim(row, sphere)}, rivals=rivals)
 
 
 def obeying(versions: Versions, version: int, in_force: int) -> Versions:
@@ -188,7 +189,7 @@ def obeying(versions: Versions, version: int, in_force: int) -> Versions:
         return versions
     fields = {name: getattr(claim.row, name) for name in claim.row.__struct_fields__}
     claims = {**versions.claims, version: Claim(Row(**{**fields, "in_force": in_force}), claim.sphere)}
-    return replace(versions, claims=claims)
+    return changed(versions, claims=claims)
 
 
 def _progressed(progress: Progress, row: Row) -> Progress:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from .entrance import Enrolled
+from .entrance import Briefed, Enrolled
 from .errors import WireError
 from .protocol import Refused, ToClient, ToControl, ToSphere
 
@@ -16,7 +16,9 @@ _encoder = msgspec.msgpack.Encoder()
 _to_control: msgspec.msgpack.Decoder[ToControl] = msgspec.msgpack.Decoder(ToControl)
 _to_sphere: msgspec.msgpack.Decoder[ToSphere] = msgspec.msgpack.Decoder(ToSphere)
 _to_client: msgspec.msgpack.Decoder[ToClient] = msgspec.msgpack.Decoder(ToClient)
-_to_newcomer: msgspec.msgpack.Decoder[Enrolled | Refused] = msgspec.msgpack.Decoder(Enrolled | Refused)
+_to_newcomer: msgspec.msgpack.Decoder[Enrolled | Briefed | Refused] = msgspec.msgpack.Decoder(
+    Enrolled | Briefed | Refused
+)
 
 T = TypeVar("T")
 
@@ -24,6 +26,11 @@ T = TypeVar("T")
 def encode(message: msgspec.Struct) -> bytes:
     """One message as one frame."""
     return _encoder.encode(message)
+
+
+def as_json(message: object) -> bytes:
+    """The same for scripts and people."""
+    return msgspec.json.encode(message)
 
 
 def decode_at_control(frame: bytes) -> ToControl:
@@ -41,8 +48,8 @@ def decode_at_client(frame: bytes) -> ToClient:
     return _decode(_to_client, frame)
 
 
-def decode_at_newcomer(frame: bytes) -> Enrolled | Refused:
-    """What control answered to Enrol. Raises WireError."""
+def decode_at_newcomer(frame: bytes) -> Enrolled | Briefed | Refused:
+    """What control answered to Enrol or Brief. Raises WireError."""
     return _decode(_to_newcomer, frame)
 
 

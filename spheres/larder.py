@@ -89,6 +89,7 @@ class Larder:
     """
 
     def __init__(self, address: str = "127.0.0.1", pair: Pair | None = None) -> None:
+        self.address = address
         self.key = pair.public if pair is not None else ""
         self.word = ""
         self._context = zmq.Context(io_threads=1)

@@ -32,6 +32,8 @@ class Post:
     shown: bool = False
     key: str = ""
     """This machine's key file; empty: the one that it has for the run, if any."""
+    interface: str = ""
+    """By which the other spheres reach this one; empty: the one that leads to control."""
 
     @property
     def folder(self) -> Path:
@@ -83,6 +85,7 @@ class Life:
             "profile": post.profile,
             "former": former,
             "key": post.key,
+            "interface": post.interface,
         }
         theirs = Pipes(printed, log, life, told, heard)
         try:

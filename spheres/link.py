@@ -60,6 +60,8 @@ TOLD_AT_ONCE = ("phase", "failed_in", "unreachable", "leaving")
 UNTRAINED = (Phase.STARTING, Phase.ADMITTED)
 START_ANEW = 75
 """The exit code that asks the supervisor for a successor."""
+TERMINATED = 76
+"""The exit code of one that is to have none, by order."""
 
 
 class AdmissionRefused(LightwatchError):
@@ -351,7 +353,7 @@ class Link:
             self._changed.notify_all()
         if heard.expelled is not None and before.expelled is None:
             log.error("control threw this sphere out: %s", heard.expelled.text)
-            self._leave(START_ANEW)
+            self._leave(TERMINATED if heard.expelled.final else START_ANEW)
         if heard.end is not None and heard.end.status == LEFT and self._standing.phase in UNTRAINED:
             self._leave(0)  # nobody looks at what is heard while a script builds its model
         if newer and callback is not None and heard.ends(after):

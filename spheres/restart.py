@@ -10,6 +10,8 @@ DONE, FAILED, USAGE = FINAL = (0, 1, 2)
 """Exit codes that end a worker for good: it is done, or has told control why the run can't go on."""
 ANEW = 75
 """The exit code of a worker that asks for another life: it was thrown out, its memory is sick, its link broke."""
+TERMINATED = 76
+"""The exit code of a worker that is to have no successor, by order; to whoever waits for its supervisor it is done."""
 
 
 def next_life(in_vain: int, *, made: bool) -> tuple[int, float | None]:

@@ -32,9 +32,7 @@ class Shares:
         """Whether sums that Go told to keep were begun with already: they can't be told again."""
         return self._begun and self._go.keep and self._is_gos(position, training)
 
-    def of(
-        self, me: int, position: Position, training: int, evaluation: int, wanted: Wanted
-    ) -> Sequence[int]:
+    def of(self, me: int, position: Position, training: int, evaluation: int, wanted: Wanted) -> Sequence[int]:
         """The units of sphere `me`: training ones, then those of an evaluation, which are shared evenly.
 
         wanted: the order in force. Who is to leave is dealt nothing, but by Go, which knows of it too.

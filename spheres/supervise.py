@@ -11,7 +11,8 @@ Laws
      version, {"exited": path, "pid": n, "code": n or null, "signal": n or null} (both null: nobody knows),
      {"printed": path, "text": one line of its stdout}, {"gave_up": path, "why": a sentence}.
      {"leaving": path, "why": the signal's name}.
-  4. Its exit code is the worker's last: 0 done, 1 or 2 the run failed and control knows why; 1 also if it gave up.
+  4. Its exit code is the worker's last: 0 done, also if it was terminated by order; 1 or 2 the run failed and control
+     knows why; 1 also if it gave up.
   5. SIGTERM or SIGUSR1 asks its sphere to leave (control/leaving.py), and no other is started: 0 once that is done. A
      second signal ends it at once, and so do DRAIN_S: then the others have lost a sphere, and the code is 1.
 """
@@ -149,7 +150,7 @@ class Supervisor:
                 return restart.DONE
             self._life.ask_to_leave()
         elif now_s >= self._leave_by_s:
-            self._log(f"sphere {self._post.path} was not let go within {DRAIN_S:g} s of {name}: it ends [LW415]")
+            self._log(f"sphere {self._post.path} was not let go within {DRAIN_S:g} s of {name}: it ends [LW416]")
             return restart.FAILED
         return None
 
@@ -218,11 +219,15 @@ class Supervisor:
     def _ended(self, life: Life) -> int | None:
         """It is dead: the exit code if that was for good, else another is begun when the rule says so."""
         code = life.last_code()
+        terminated = code == restart.TERMINATED
+        if terminated:
+            code = restart.DONE
         if life.stdout >= 0:
             self._forward(life, ended=True)
         number = -code if code is not None and code < 0 else None
         told = None if number else code
-        final = code in restart.FINAL and life.code is not None  # its own word: who only breaks off is started anew
+        # By its own word: who only breaks off is started anew.
+        final = terminated or (code in restart.FINAL and life.code is not None)
         if self._asked and not final:
             final, code = True, restart.FAILED  # nobody is started any more
         self._report({"exited": self._post.path, "pid": life.pid, "code": told, "signal": number, "final": final})

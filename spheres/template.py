@@ -4,7 +4,7 @@ Importing torch costs 2 to 3 s of CPU a process; a fork costs some ms and shares
 work of its own, so no thread exists when it forks.
 
 A request is one line over a Unix socket with the worker's five descriptors (`launch.Pipes`): {"control", "path",
-"script", "profile", "former", "key"}. The answer is {"pid": n} with a handle on the process (a pidfd; none
+"script", "profile", "former", "key", "interface"}. The answer is {"pid": n} with a handle on the process (a pidfd; none
 where there are no such things). The line stays open: {"ended": code} follows, negative for a signal, as only a parent
 can know it.
 
@@ -60,6 +60,7 @@ def main() -> int:
                 former=request["former"],
                 pulse=pulse,
                 key=request["key"],
+                interface=request["interface"],
             )
 
         gc.collect()

@@ -24,6 +24,7 @@ from lightwatch.saver import Home
 from lightwatch.sync import Sick
 from lightwatch.trace import Trace
 
+from .address import own_address
 from .folder import Folder
 from .groups import Worn
 from .larder import Larder
@@ -47,13 +48,15 @@ def main(
     former: int = 0,
     pulse: Pulse | None = None,
     key: str = "",
+    interface: str = "",
 ) -> int:
     """Be the sphere at `path` of the run in `run_dir` until the run is over; the exit code: 0 done, 1 the run failed,
     2 the user's input is to blame, 75 this process must be started anew and the run goes on.
 
     script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml. profile: write one. former:
     process id of the sphere here before, which is dead. pulse: tells the supervisor that this process lives; given
-    b"v", that it made a version; and hears of it when to leave. key: this machine's key file; empty: the one that it has for the run, if any.
+    b"v", that it made a version; and hears of it when to leave. key: this machine's key file; empty: the one that it has
+    for the run, if any. interface: by which the others reach it; empty: the one that leads to control.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     crash.arm(run_dir, "sphere", path)
@@ -65,7 +68,12 @@ def main(
     except KeyFileError as error:
         print(error, file=sys.stderr)
         return 2
-    larder = Larder(pair=Pair.draw() if own is not None else None)
+    try:
+        reached_at = own_address(address, interface)
+    except ConfigError as error:  # a cable that is out, a name that can't be looked up: it may be better in a moment
+        print(error, file=sys.stderr)
+        return START_ANEW
+    larder = Larder(reached_at, Pair.draw() if own is not None else None)
     end = os._exit if pulse is None else pulse.end
     link = Link(address, _hello(run_id, path, former, larder), silence_s, pulse=pulse, leave=end, key=own)
     if pulse is not None:
@@ -76,16 +84,7 @@ def main(
     sync.trace = Trace(run_dir / "profile", path) if profile else None
     try:
         link.open(OPEN_S if pulse is None else OPEN_SUPERVISED_S)
-        seam.current = sync
-        try:
-            if script:
-                job.run_script(script, run.training.seed)
-            else:
-                job.build(run, sync).train()
-        except RunEnded as end:
-            if end.status != "stopped" or link.heard.end is not None:
-                raise
-        sync.leave()
+        _take_part(run, sync, script, link)
         return 0
     except RunEnded as end:
         return 1 if end.status == "failed" else 0
@@ -100,6 +99,20 @@ def main(
     finally:
         link.close()
         larder.close()
+
+
+def _take_part(run: config.RunConfig, sync: TreeSync, script: Sequence[str], link: Link) -> None:
+    """Train until the script or the run is over."""
+    seam.current = sync
+    try:
+        if script:
+            job.run_script(script, run.training.seed)
+        else:
+            job.build(run, sync).train()
+    except RunEnded as end:
+        if end.status != "stopped" or link.heard.end is not None:
+            raise
+    sync.leave()
 
 
 def _home(run_dir: Path, run_id: str, run: config.RunConfig, is_script: bool) -> Home:
@@ -123,6 +136,7 @@ def _hello(run_id: str, path: str, former: int, larder: Larder) -> Hello:
         path=path,
         pid=os.getpid(),
         host=socket.gethostname(),
+        address=larder.address,
         former=former,
         port=larder.port,
         nonce=uuid.uuid4().hex,

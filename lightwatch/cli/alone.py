@@ -116,13 +116,13 @@ class AloneRun:
             else:
                 trainer = job.build(self._settings.run, self._sync)
                 if self._settings.point is not None:
-                    self._go_on(self._settings.point, trainer, metrics)
+                    self._go_on(self._settings.point, trainer, ledger, metrics)
                 trainer.train()
             self._sync.leave()
         finally:
             seam.current = None
 
-    def _go_on(self, point: Point, trainer: Trainer, metrics: IO[bytes]) -> None:
+    def _go_on(self, point: Point, trainer: Trainer, ledger: Ledger, metrics: IO[bytes]) -> None:
         """Stand at the checkpoint; what was told of later versions is told anew. Raises ConfigError, DataError."""
         from control.record import read_record
 
@@ -131,9 +131,12 @@ class AloneRun:
         from ..sync import Wanted
 
         assert self._sync is not None
+        anew = point.lineage is not None
+        known = point.version if anew else read_record(self._folder.ledger).version
+        ledger.obeyed_from(known + 1, all_later=anew)
         record = read_record(self._folder.ledger)
         self._sync.lineage = point.lineage or record.lineage
-        self._sync.obey(record.orders, record.version if point.lineage is None else point.version)
+        self._sync.obey(record.orders, known)
         if point.path is not None:
             overridden = ("max_steps",) if OVERRIDES in record.notes else ()
             manifest = read_manifest(point.path)

@@ -39,11 +39,19 @@ def build_parser(version: str) -> Parser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     _add_train(_command(commands, "train", "train the byte-level GPT on text"))
-    _add_where(_command(commands, "status", "show how a run stands"))
+    for question, help_text in (
+        ("status", "show how a run stands"),
+        ("tree", "show a run's tree, with what each sphere does"),
+        ("health", "show which spheres compute, wait, are stuck or lost"),
+        ("stats", "show what was done at and under each node of the tree"),
+        ("events", "tell a run's story as it goes on, until its end"),
+    ):
+        _add_where(_command(commands, question, help_text))
     for order, help_text in (
         ("pause", "pause a run after the step it is in"),
         ("resume", "let a paused run go on"),
         ("stop", "end a run after the step it is in, keeping the model"),
+        ("rebalance", "deal the micro-batches anew, by how fast each sphere was"),
     ):
         _add_where(_command(commands, order, help_text))
     checkpoint = _command(commands, "checkpoint", "save a run's next version, and wait until it is on the disk")
@@ -56,11 +64,14 @@ def build_parser(version: str) -> Parser:
     drain = _command(commands, "drain", "have a sphere leave: the others take its work, and nothing is computed twice")
     drain.add_argument("path", metavar="PATH", help="of the sphere in the tree, or of a node for all below it")
     _add_where(drain)
+    _add_terms(commands)
     _add_sample(_command(commands, "sample", "let a trained model write"))
     _add_run(_command(commands, "run", "run your own script on a tree"))
     _add_chaos(_command(commands, "chaos", "train twice, once with faults, and compare the bits"))
     _add_verify(_command(commands, "verify", "check what a run left: its ledger, its files, and steps made again"))
     _add_checkpoints(_command(commands, "checkpoints", "list, verify, export or prune what a run has saved"))
+    _add_up(_command(commands, "up", "start control for a run, and print the line by which machines join it"))
+    _add_join(_command(commands, "join", "start this machine's spheres for a run, by the line that `up` printed"))
     _add_keys(_command(commands, "keys", "say which machines may connect to a run's control"))
     _add_explain(_command(commands, "explain", "say what causes and cures an error, by its code"))
     return parser
@@ -92,6 +103,10 @@ def _add_launch(parser: argparse.ArgumentParser, tree: str) -> None:
     parser.add_argument("--out", metavar="DIR", default=None, help="the run's folder, new or empty (default: runs/…)")
     parser.add_argument("--listen", metavar="ADDRESS", default=None, help=_LISTEN_HELP)
     parser.add_argument("--profile", action="store_true", help=_PROFILE_HELP)
+    _add_talk(parser)
+
+
+def _add_talk(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="stdout is one line, the summary; all else goes to stderr")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--log-level", metavar="L", type=_log_level, default="warning", help=", ".join(LOG_LEVELS))
@@ -99,22 +114,78 @@ def _add_launch(parser: argparse.ArgumentParser, tree: str) -> None:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", metavar="N", type=_whole, default=None, help="end at version N")
-    parser.add_argument("--data", metavar="PATH", default=None, help="a text file, a folder or a glob")
+    _add_job(parser)
     parser.add_argument("--resume", metavar="DIR", default=None, help="go on with the run in DIR, as it was begun")
     override_help = "with --resume: what is given otherwise counts from there on, as far as it may: --steps"
     parser.add_argument("--override", action="store_true", help=override_help)
+    _add_launch(parser, DEFAULT_TREE)
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", metavar="N", type=_whole, default=None, help="end at version N")
+    parser.add_argument("--data", metavar="PATH", default=None, help="a text file, a folder or a glob")
     parser.add_argument("--seed", metavar="S", type=_whole, default=None, help="decides v0, order and dropout")
     parser.add_argument("--config", metavar="FILE", default=None, help="a TOML file; flags go over it")
     parser.add_argument("--reduction", metavar="R", default=None, help="exact (default) or float")
-    _add_launch(parser, DEFAULT_TREE)
+
+
+def _add_up(parser: argparse.ArgumentParser) -> None:
+    _add_job(parser)
+    wait_help = "the first step waits for so many spheres, wherever they are; others may come later (default: 1)"
+    parser.add_argument("--wait-for", metavar="N", type=_whole, default=1, help=wait_help)
+    machines_help = "how many machines the join line lets in (default: 16)"
+    parser.add_argument("--machines", metavar="N", type=_whole, default=16, help=machines_help)
+    dir_help = "the run's folder; if it holds a run, that goes on (default: a new one, runs/…)"
+    parser.add_argument("--dir", metavar="DIR", default=None, help=dir_help)
+    listen_help = "where control listens, tcp://HOST:PORT (default: on all addresses, at a free port)"
+    parser.add_argument("--listen", metavar="ADDRESS", default=None, help=listen_help)
+    _add_talk(parser)
+
+
+def _add_join(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("line", metavar="LINE", help="what `lightwatch up` or `lightwatch keys token` has printed")
+    spheres_help = "how many here (default: one per GPU, else one per `threads` cores)"
+    parser.add_argument("--spheres", metavar="N", type=_whole, default=None, help=spheres_help)
+    at_help = "this machine's place in the tree, like eu/lab-3 (default: the host's name)"
+    parser.add_argument("--at", metavar="PATH", default=None, help=at_help)
+    interface_help = "by which other machines' spheres reach these (default: the one that leads to control)"
+    parser.add_argument("--interface", metavar="IF", default="", help=interface_help)
+    data_help = "where the data is on this machine, if elsewhere than on control's; its content must be the same"
+    parser.add_argument("--data", metavar="PATH", default="", help=data_help)
+    parser.add_argument("--dir", metavar="DIR", default="", help="a folder for the run (default: runs/RUN)")
+    parser.add_argument("--quiet", action="store_true", help="say only how it ended")
+    _add_debug(parser)
+    parser.add_argument("script", metavar="SCRIPT", nargs="?", default=None, help="in a run of your own script: that")
+    rest = parser.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="handed to the script")
+    rest.required = False
 
 
 def _add_where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dir", metavar="DIR", nargs="?", default=None, help=_WHERE)
     parser.add_argument("--control", metavar="ADDRESS", default=None, help="control's address, tcp://HOST:PORT")
     parser.add_argument("--key", metavar="FILE", default=None, help="this machine's key (default: its own for the run)")
+    parser.add_argument("--json", action="store_true", help="stdout is JSON alone: one line, of events one a line")
     _add_debug(parser)
+
+
+def _add_terms(commands: argparse._SubParsersAction[Parser]) -> None:
+    """What takes a word of its own."""
+    terminate = _command(commands, "terminate", "end one sphere of a run for good; the others go on without it")
+    terminate.add_argument("--path", metavar="PATH", required=True, help="where it is in the tree")
+    _add_where(terminate)
+    spawn = _command(commands, "spawn", "have a sphere again where one was terminated")
+    spawn.add_argument("--path", metavar="PATH", required=True, help="where it is in the tree")
+    _add_where(spawn)
+    rate = _command(commands, "lr", "give the schedule another base learning rate")
+    rate.add_argument("--rate", metavar="RATE", type=float, required=True, help="a number above 0")
+    _add_where(rate)
+    wait = _command(commands, "wait", "wait until a run has a version, or is in a state")
+    one = wait.add_mutually_exclusive_group(required=True)
+    one.add_argument("--version", metavar="N", type=_whole, default=None, help="this one, or a later one")
+    states = ("initializing", "running", "paused", "stopping", "stopped")
+    one.add_argument("--state", choices=states, default=None, help="what it is to be")
+    wait.add_argument("--timeout", metavar="S", type=float, default=3600.0, help="seconds at most (default: 3600)")
+    _add_where(wait)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:

@@ -31,7 +31,7 @@ def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: s
 
     config: the text of config.toml. Signals are caught until the summary is written.
     """
-    if settings.point is None:
+    if settings.point is None and not settings.again:
         settings.folder.make(config)
     else:
         settings.folder.reopen(config)
@@ -45,7 +45,8 @@ def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: s
         with contextlib.closing(view), _prints_aside(terminal):
             facts = run.run()
         summary = summarise(settings, facts, read_rows(settings.folder.metrics), time.monotonic() - began_s)
-        code = exit_code(facts.status, usage=facts.usage, signals=tuple(signals.received))
+        received, serves = tuple(signals.received), settings.machines > 0
+        code = exit_code(facts.status, usage=facts.usage, signals=received, serves=serves)
         if facts.status == "failed":
             terminal.complain(facts.reason)
             if debug and facts.detail:

@@ -101,10 +101,15 @@ class RunFolder:
         for file in [self.template_pid, *files]:
             file.unlink(missing_ok=True)
 
+    @staticmethod
+    def new_id() -> str:
+        """For a run that has none yet."""
+        return secrets.token_hex(4)
+
     @classmethod
     def choose(cls, out: str | None) -> RunFolder:
         """The folder that a new run will use; raises ConfigError if it can't be that one. Makes nothing."""
-        run_id = secrets.token_hex(4)
+        run_id = cls.new_id()
         if out is None:
             return cls(Path(RUNS, f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{run_id}").absolute(), run_id)
         if out == "" or "\0" in out:

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from .folder import newest_run, read_json
+from .invite import join_line
+from .reach import seen_from_afar
 from .terminal import Terminal
 
 if TYPE_CHECKING:
     from control.keys import Keys
-
-ANYWHERE = ("0.0.0.0", "[::]")
-ELSEWHERE = ("192.0.2.1", 9)
-"""An address of nobody's: nothing is sent there, but the system says by which of ours it would go."""
 
 
 def keys(arguments: argparse.Namespace) -> int:
@@ -49,9 +45,8 @@ def _new(arguments: argparse.Namespace) -> None:
     if file.exists():
         raise ConfigError(f"{file}: there is such a file already; name another with --out [LW541]")
     card = read_json(folder / "control.json") or {}
-    key = Keys.made(folder).new(
-        arguments.name, Role(arguments.role), run_id=card.get("run_id", ""), address=_seen_from_afar(card, None)
-    )
+    address = seen_from_afar(card["address"]) if "address" in card else ""
+    key = Keys.made(folder).new(arguments.name, Role(arguments.role), run_id=card.get("run_id", ""), address=address)
     key.write(file)
     Terminal().tell(f"{file}: the key of {key.name}, a {key.role}; bring it there secretly, and name it with --key")
 
@@ -72,15 +67,8 @@ def _revoke(arguments: argparse.Namespace) -> None:
 
 def _token(arguments: argparse.Namespace) -> None:
     """Print one line that lets so many machines in."""
-    from control.tokens import JoinLine, Tokens
-
     keys = _existing(arguments.dir)
-    card = read_json(keys.run_folder / "control.json") or {}
-    address, run_id = _seen_from_afar(card, arguments.control), card.get("run_id", "")
-    if not address or not run_id:
-        raise ConfigError(f"{keys.run_folder}: its control has not been started yet, so no machine can join [LW505]")
-    token = Tokens(keys).new(time.time(), arguments.machines)
-    Terminal().tell(str(JoinLine(address, run_id, keys.pair.public, token)))
+    Terminal().tell(join_line(keys.run_folder, arguments.machines, arguments.control))
 
 
 def _folder(name: str | None, *, make: bool = False) -> Path:
@@ -110,26 +98,3 @@ def _refuse_a_run_without(folder: Path) -> None:
         raise ConfigError(
             f"{folder}: this run goes on without keys and would lose its spheres; stop it, then --resume it [LW541]"
         )
-
-
-def _seen_from_afar(card: dict[str, Any], given: str | None) -> str:
-    """Control's address as other machines can use it: where it listens on all, that by which this machine goes out."""
-    from control.config import check_connect, split_address
-
-    if given is not None:
-        check_connect(given)
-        return given
-    address = str(card.get("address", ""))
-    if not address:
-        return ""
-    host, port = split_address(address)
-    return f"tcp://{_own_address() if host in ANYWHERE else host}:{port}"
-
-
-def _own_address() -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(ELSEWHERE)
-        except OSError:
-            return socket.gethostname()
-        return str(probe.getsockname()[0])

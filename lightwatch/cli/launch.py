@@ -6,16 +6,18 @@ of processes: who has ended and is started anew, what a signal means, when waiti
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError, LightwatchError, coded
+from .crew import Crew, Duty
+from .invite import join_line
 from .kept import Kept
-from .processes import Child, is_stopped, last_line, spoken_end, start_child
-from .record import is_over
+from .processes import Child, last_line, spoken_end
+from .reach import seen_from_afar
+from .record import is_over, spawns
 from .rows import Tail
 from .settings import Point, Settings
 from .signals import Signals
@@ -23,11 +25,9 @@ from .verdict import Do, Ended, Seen, decide
 from .view import View
 
 TICK_S = 0.1
-ORPHANS_MOST_S = 3.0
-"""How long the last processes may take to be gone, that were killed by the kernel when their supervisors ended."""
-STOPPED_MOST_S = 3.0
-"""Once control has ended: a worker that is stopped for a moment may be the one that writes the model."""
-DONE, FAILED, USAGE = FINAL = (0, 1, 2)
+SPAWN_LOOK_S = 0.5
+"""How often the ledger is read for who is to be started anew, once a sphere has left a run that goes on."""
+DONE, USAGE = 0, 2
 
 log = logging.getLogger("lightwatch.launch")
 
@@ -35,19 +35,6 @@ log = logging.getLogger("lightwatch.launch")
 def _resume_of(point: Point | None) -> str:
     """How control is to go on."""
     return "" if point is None else "on" if point.lineage is None else "anew"
-
-
-@dataclass
-class Sphere:
-    """What is known of one path: its supervisor, and its worker by the supervisor's word."""
-
-    kept: Kept
-    pid: int = 0
-    unfinished: bytes = b""
-    talks: bool = True
-    lost_at_s: float | None = None
-    stopped_at_s: float | None = None
-    restarts: int = 0
 
 
 class Launch:
@@ -62,48 +49,37 @@ class Launch:
         self._stop_ordered = self._stop_told = False
         self._trouble_at_s: float | None = None
         self._amiss = ""
-        self._begun = False
         self._version = -1
-        self._socket = ""
         self._control_lost_at_s: float | None = None
-        self._template: Kept | None = None
+        self._crew = Crew(settings.folder, view)
+        self._spawned = spawns(settings.folder)
+        self._spawns_read_s = 0.0
         self._control: Kept | None = None
         self._control_process: Any = None
-        self._spheres: dict[str, Sphere] = {}
 
     def run(self) -> Ended:
         """Start, watch, end. Raises ConfigError if control refuses the address, LightwatchError if it can't start."""
-        from spheres import handover, pids
-
-        pids.adopt_orphans()
-        self._socket = handover.new_name()
         try:
-            self._template = Kept(self._start_template(), self._start_template, lambda _code: False)
+            if self._settings.paths:
+                self._crew.open(self._settings.run.training.threads)
             self._start_control()
             if self._signals.received:
                 return Ended(before_it_began=True)
             self._view.opened(self._control_process.address, self._folder.client_key)
+            if self._settings.machines:
+                self._invite()
+            duty = self._duty()
             for path in self._settings.paths:
-                self._keep_sphere(path)
+                self._crew.start(path, duty)
             ended = self._watch()
             self._view.rows(self._tail.read())
-            restarts = {path: each.restarts for path, each in self._spheres.items() if each.restarts}
-            return replace(ended, restarts=restarts, control_restarts=self._control.restarts if self._control else 0)
+            control_restarts = self._control.restarts if self._control else 0
+            return replace(ended, restarts=self._crew.restarts, control_restarts=control_restarts)
         finally:
             self._end_all()
             self._tail.close()
 
     # ---------------------------------------------------------------- beginnings
-
-    def _start_template(self) -> Child:
-        from spheres import pids
-
-        threads = self._settings.run.training.threads
-        arguments = ["--dir", str(self._folder.path), "--socket", self._socket]
-        child = start_child("spheres.template", arguments, self._folder.log("host"), threads)
-        pids.write(self._folder.template_pid, child.pid)
-        log.info("template: pid %d", child.pid)
-        return child
 
     def _start_control(self) -> None:
         """Start control and wait until it is bound."""
@@ -140,35 +116,27 @@ class Launch:
     def _is_controls_last(self, code: int) -> bool:
         return code in (DONE, USAGE) or is_over(self._folder)
 
-    def _keep_sphere(self, path: str) -> None:
-        def start() -> Child:
-            return self._start_supervisor(path)
+    def _invite(self) -> None:
+        line = join_line(self._folder.path, self._settings.machines)
+        several = f"{self._settings.machines} machines" if self._settings.machines > 1 else "one machine"
+        self._view.printed(f"on each machine:\n\n  lightwatch join '{line}'\n")
+        self._view.note(f"(a secret, good for an hour and {several}; `lightwatch keys token` prints another)")
 
-        self._spheres[path] = Sphere(Kept(start(), start, lambda code: code in FINAL))
-
-    def _start_supervisor(self, path: str) -> Child:
-        arguments = ["--dir", str(self._folder.path), "--control", self._control_process.address, "--path", path]
-        arguments += ["--template", self._socket]
-        if path == self._settings.paths[0]:
-            arguments.append("--shown")
-        if self._settings.profile:
-            arguments.append("--profile")
-        if self._settings.script:
-            script, *its_own = self._settings.script
-            arguments += ["--script", script, *its_own]
-        threads = self._settings.run.training.threads
-        child = start_child("spheres", arguments, self._folder.log("host"), threads, reports=True)
-        log.info("supervisor of sphere %s: pid %d", path, child.pid)
-        return child
+    def _duty(self) -> Duty:
+        return Duty(
+            seen_from_afar(self._control_process.address),
+            self._settings.run.training.threads,
+            shown=self._settings.paths[0] if self._settings.paths else "",
+            profile=self._settings.profile,
+            script=self._settings.script,
+        )
 
     # ---------------------------------------------------------------- watching
 
     def _watch(self) -> Ended:
         """Look, decide, act, until all have ended or must."""
         while True:
-            self._signals.wait(
-                self._pause_s(), *(each.kept.child.stdout.fileno() for each in self._spheres.values() if each.talks)
-            )
+            self._signals.wait(self._pause_s(), *self._crew.descriptors)
             rows = self._tail.read()
             self._version = max([self._version, *(row["version"] for row in rows)])
             self._view.rows(rows)
@@ -182,22 +150,21 @@ class Launch:
                 if self._control is not None:
                     self._control.child.ask_to_stop()
             elif do is Do.FINISH:
-                return Ended(self._amiss)
+                return Ended(self._why())
             elif do is Do.KILL:
                 log.info("ending all processes: %s", reason)
                 at_once = len(self._signals.received) > 1
-                return Ended(reason if at_once or not self._amiss else self._amiss, at_once)
+                return Ended(reason if at_once or not self._why() else self._why(), at_once)
+
+    def _why(self) -> str:
+        """What went wrong first, as far as it was seen here."""
+        return self._crew.amiss or self._amiss
 
     def _pause_s(self) -> float:
         """Until somebody's next life is due, or a tick."""
         now = time.monotonic()
-        due = [each.again_at_s - now for each in self._kept() if each.again_at_s is not None]
-        return max(0.0, min([TICK_S, *due]))
-
-    def _kept(self) -> list[Kept]:
-        """Supervisors, template, control, as far as they were ever started."""
-        kept = [*(each.kept for each in self._spheres.values()), self._template, self._control]
-        return [each for each in kept if each is not None]
+        due = [*self._crew.again_at_s, *([self._control.again_at_s] if self._control else [])]
+        return max(0.0, min([TICK_S, *(at_s - now for at_s in due if at_s is not None)]))
 
     def _look(self) -> Seen:
         """What is so now, once who ended unasked was started anew."""
@@ -205,44 +172,37 @@ class Launch:
         self._look_after_control(now)
         control_code = self._control.code if self._control else None
         needed = control_code is None
-        if self._template is not None:
-            self._template.look(now, self._version, anew=needed)
-        for path, sphere in self._spheres.items():
-            self._read(path, sphere)
-            if not needed:
-                self._end_if_stopped(sphere, now)
-            code = sphere.kept.look(now, self._version, anew=needed)
-            if code is not None:
-                self._read(path, sphere)
-                self._supervisor_ended(path, sphere, code, now)
-            elif not sphere.talks and sphere.kept.child.code() is None:
-                sphere.talks = True  # a new one
+        self._crew.look(now, self._version, needed=needed)
+        if needed and self._crew.done and not self._stop_ordered:
+            self._spawn(now)
         self._reap_orphans()
-        left = [each for each in self._spheres.values() if each.kept.code is None]
-        all_left = not left and all(each.kept.code == DONE for each in self._spheres.values())
-        given_up = any(each.kept.code for each in self._spheres.values()) and self._version < 0
-        if self._trouble_at_s is None and (not needed or not left or given_up):
+        left = self._crew.left
+        given_up = any(self._crew.codes) and self._version < 0
+        if self._trouble_at_s is None and (not needed or (self._crew.paths and not left) or given_up):
             self._trouble_at_s = now
         return Seen(
             signals=tuple(self._signals.received),
             stop_ordered=self._stop_ordered,
             control_ready=self._control_lost_at_s is None,
             control_code=control_code,
-            spheres_left=len(left),
-            all_left=all_left,
+            spheres_left=left,
+            all_left=not left and len(self._crew.done) == len(self._crew.paths),
             trouble_at_s=self._trouble_at_s,
-            begun=self._begun,
+            begun=self._crew.begun,
             trained=self._version >= 0,
         )
 
-    def _end_if_stopped(self, sphere: Sphere, now_s: float) -> None:
-        """A worker that is stopped hears of no end: nobody waits for what it would do, unless it goes on at once."""
-        if not is_stopped(sphere.pid):
-            sphere.stopped_at_s = None
-        elif sphere.stopped_at_s is None:
-            sphere.stopped_at_s = now_s
-        elif now_s - sphere.stopped_at_s > STOPPED_MOST_S:
-            sphere.kept.child.kill()
+    def _spawn(self, now_s: float) -> None:
+        """Start those anew who had left and are wanted again."""
+        if now_s - self._spawns_read_s < SPAWN_LOOK_S:
+            return
+        self._spawns_read_s = now_s
+        ordered = spawns(self._folder)
+        for path in self._crew.done:
+            if ordered[path] > self._spawned[path]:
+                self._spawned[path] = ordered[path]
+                self._view.note(f"sphere {path} is started again, by order")
+                self._crew.start(path, self._duty())
 
     def _look_after_control(self, now_s: float) -> None:
         control = self._control
@@ -260,86 +220,18 @@ class Launch:
             self._view.note(f"control is back, {now_s - self._control_lost_at_s:.1f} s later")
             self._control_lost_at_s = None
 
-    def _supervisor_ended(self, path: str, sphere: Sphere, code: int, now_s: float) -> None:
-        log.info("the supervisor of sphere %s (pid %d) %s", path, sphere.kept.child.pid, spoken_end(code))
-        sphere.talks, sphere.unfinished = False, b""
-        if sphere.kept.code is None:
-            sphere.restarts += 1
-            if sphere.lost_at_s is None:
-                self._view.note(f"sphere {path} was lost, its supervisor {spoken_end(code)}; both are started anew")
-                sphere.lost_at_s = now_s
-        elif code not in FINAL and not self._amiss:
-            what = f"the supervisor of sphere {path} (pid {sphere.kept.child.pid}) {spoken_end(code)}"
-            self._amiss = coded(what, "LW410")
-
-    # ---------------------------------------------------------------- what supervisors say
-
-    def _read(self, path: str, sphere: Sphere) -> None:
-        """Take in what the supervisor has reported so far."""
-        stdout = sphere.kept.child.stdout
-        while sphere.talks and not stdout.closed:
-            piece = stdout.read(1 << 16)
-            if piece is None:
-                return
-            sphere.talks = bool(piece)
-            *lines, sphere.unfinished = (sphere.unfinished + piece).split(b"\n")
-            for line in lines:
-                try:
-                    item = json.loads(line)
-                except ValueError:
-                    log.warning("the supervisor of sphere %s said: %r", path, line[:200])
-                    continue
-                self._heed(path, sphere, item)
-
-    def _heed(self, path: str, sphere: Sphere, item: dict[str, Any]) -> None:
-        if "printed" in item:
-            self._view.printed(item["text"])
-        elif "started" in item or "again" in item:
-            self._begun = True
-            sphere.restarts += "again" in item
-            sphere.pid = item["pid"]
-            log.info("sphere %s: pid %d", path, item["pid"])
-        elif "working" in item and sphere.lost_at_s is not None:
-            self._view.note(f"sphere {path} is at work again, {time.monotonic() - sphere.lost_at_s:.1f} s later")
-            sphere.lost_at_s = None
-        elif "leaving" in item:
-            self._view.note(f"sphere {path} leaves, asked to by {item['why']}; the run goes on without it")
-        elif "gave_up" in item and not self._amiss:
-            self._amiss = item["why"]
-        elif "exited" in item:
-            self._worker_ended(path, sphere, item)
-
-    def _worker_ended(self, path: str, sphere: Sphere, item: dict[str, Any]) -> None:
-        code = item["code"] if item["signal"] is None else -item["signal"]
-        how = spoken_end(code) if code is not None else "ended"
-        log.info("sphere %s (pid %d) %s", path, item["pid"], how)
-        if not item["final"]:
-            if sphere.lost_at_s is None and (self._control is None or self._control.code is None):
-                self._view.note(f"sphere {path} {how}; it is started anew")
-                sphere.lost_at_s = time.monotonic()
-        elif code and not self._amiss:
-            said = last_line(self._folder.log(path), records=False)
-            what = f"sphere {path} (pid {item['pid']}) {how}"
-            self._amiss = coded(f"{what}: {said}" if said else what, "LW406")
-
     # ---------------------------------------------------------------- the end
 
     def _reap_orphans(self) -> bool:
         """Workers whose template is gone are ours; whether any child is left."""
         from spheres import pids
 
-        return pids.reap_orphans({each.child.pid for each in self._kept() if each.child.code() is None})
+        control = self._control.child if self._control is not None else None
+        return pids.reap_orphans(self._crew.pids() | ({control.pid} if control and control.code() is None else set()))
 
     def _end_all(self) -> None:
-        """Kill all at once; workers die with their supervisors, by the kernel, and are waited for too."""
-        from spheres import pids
-
-        children = [each.child for each in self._kept()]
-        for child in children:
-            child.kill()
-        for child in children:
-            child.end()
-        deadline = time.monotonic() + ORPHANS_MOST_S
-        while pids.reap_orphans(()) and time.monotonic() < deadline:
-            self._signals.wait(TICK_S / 10)
-        self._folder.forget_pids(self._settings.paths)
+        """Kill all at once, and wait until they are gone."""
+        self._crew.kill()
+        if self._control is not None:
+            self._control.child.end()
+        self._crew.end()

@@ -51,12 +51,18 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             from .run import run as command
         case "status":
             from .status import status as command
+        case "tree" | "health" | "stats" | "events" | "wait":
+            from .questions import question as command
         case "sample":
             from .sample import sample as command
         case "chaos":
             from .chaos import chaos as command
         case "checkpoints":
             from .checkpoints import checkpoints as command
+        case "up":
+            from .up import up as command
+        case "join":
+            from .join import join as command
         case "keys":
             from .keys import keys as command
         case "explain":

@@ -1,9 +1,10 @@
-"""`lightwatch pause`, `resume`, `stop`, `checkpoint`, `restore`, `drain`: one order, obeyed at the same version everywhere."""
+"""`lightwatch pause`, `resume`, `stop`, `lr`, `rebalance`, `terminate`, `spawn`, `drain`, `checkpoint`, `restore`: one
+order, obeyed at the same version everywhere."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .terminal import Terminal
@@ -26,27 +27,43 @@ def order(arguments: argparse.Namespace) -> int:
     refuse_unreachable(where)
     from control.client import ControlClient
 
+    terminal = Terminal(json_only=arguments.json)
     with ControlClient(where.target, key=where.key) as client:
-        Terminal().tell(_given(client, arguments))
+        text, facts = _given(client, arguments)
+    terminal.tell(text)
+    terminal.emit({"order": arguments.command, **facts})
     return 0
 
 
-def _given(client: ControlClient, arguments: argparse.Namespace) -> str:
-    """What has come of it, in words."""
+def _given(client: ControlClient, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """What has come of it, in words and for scripts."""
+    version: int | None
     match arguments.command:
         case "checkpoint":
-            return f"saved: {client.checkpoint(arguments.name, timeout_s=ON_DISK_S)}"
+            folder = client.checkpoint(arguments.name, timeout_s=ON_DISK_S)
+            return f"saved: {folder}", {"checkpoint": folder}
         case "restore":
             version = client.restore(arguments.name, timeout_s=ON_DISK_S)
-            return f"goes on from version {version}; the learning rate that was ordered last stays in force"
+            text = f"goes on from version {version}; the learning rate that was ordered last stays in force"
+            return text, {"version": version}
+        case "lr":
+            version = client.set_learning_rate(arguments.rate, timeout_s=IN_FORCE_S)
+            done = f"learning rate {arguments.rate:g} in force"
+        case "terminate":
+            version = client.terminate_sphere(arguments.path, timeout_s=IN_FORCE_S)
+            done = f"the others go on without sphere {arguments.path}"
+        case "spawn":
+            version = client.spawn_sphere(arguments.path, timeout_s=IN_FORCE_S)
+            done = f"a sphere is let in again at {arguments.path}"
         case "drain":
             version = client.drain(arguments.path, timeout_s=LEFT_S)
-            return f"{arguments.path} has left at version {version}"
+            done = f"{arguments.path} has left"
         case what:
-            give = {"pause": client.pause, "resume": client.resume, "stop": client.stop}[what]
-            version = give(timeout_s=IN_FORCE_S)
-            done = {"pause": "paused", "resume": "goes on", "stop": "stopped"}[what]
-            return done if version is None else f"{done} at version {version}"  # None: it was so from the start
+            give = {"pause": client.pause, "resume": client.resume, "stop": client.stop, "rebalance": client.rebalance}
+            version = give[what](timeout_s=IN_FORCE_S)
+            done = {"pause": "paused", "resume": "goes on", "stop": "stopped", "rebalance": "dealt anew"}[what]
+    text = done if version is None else f"{done} at version {version}"  # None: it was so from the start
+    return text, {"version": version}
 
 
 def refuse_unreachable(where: Where) -> None:

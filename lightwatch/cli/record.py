@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,17 @@ def is_over(folder: RunFolder) -> bool:
         return read_record(folder.ledger).status in OVER
     except LedgerError:
         return False
+
+
+def spawns(folder: RunFolder) -> Counter[str]:
+    """How often a sphere was ordered anew, by its path; nothing is said of a ledger that can't be read just now."""
+    from control.errors import LedgerError
+    from control.record import read_spawns
+
+    try:
+        return Counter(read_spawns(folder.ledger))
+    except LedgerError:
+        return Counter()
 
 
 def facts_from_ledger(settings: Settings, ended: Ended, signals: tuple[int, ...]) -> Facts:

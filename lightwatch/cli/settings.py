@@ -58,6 +58,10 @@ class Settings:
     """Whether each sphere writes a profile of a few steps."""
     point: Point | None = None
     """Where the run goes on, if it was begun before."""
+    machines: int = 0
+    """How many machines the join line that is printed lets in; 0: none is printed."""
+    again: bool = False
+    """Whether control takes up the ledger of a run that may be going on."""
 
     @property
     def tree(self) -> str:
@@ -80,7 +84,7 @@ def settle_train(arguments: argparse.Namespace) -> Settings:
 def refuse_nowhere(control: ControlConfig, paths: tuple[str, ...]) -> None:
     """Raise ConfigError if no sphere is where the checkpoints are to be written."""
     at = control.checkpoint_at
-    if at and not any(path == at or path.startswith(f"{at}/") for path in paths):
+    if at and paths and not any(path == at or path.startswith(f"{at}/") for path in paths):
         raise ConfigError(
             f"checkpoint_at is {at[:80]!r}, where no sphere of the tree {control.tree} is; it has {paths[0]} and "
             f"{len(paths) - 1} more: name the path of a host [LW002]"

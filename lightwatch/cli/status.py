@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING, Any
 
 from .costs import spoken_costs
@@ -19,26 +20,41 @@ if TYPE_CHECKING:
 
 def status(arguments: argparse.Namespace) -> int:
     """Ask and show. Raises ConfigError, or NoAnswer within 5 s if nobody is there."""
-    terminal = Terminal()
+    terminal = Terminal(json_only=arguments.json)
     where = find(arguments)
     summary = where.summary
     if summary is not None:
         terminal.tell(spoken_summary(summary))
+        terminal.emit(summary)
     elif where.address is None:
         terminal.tell(spoken_alone(where))
+        rows = read_rows(where.folder.metrics) if where.folder is not None else []
+        terminal.emit({"state": "alone", "version": rows[-1]["version"] if rows else None})
     else:
         from control.client import ControlClient
         from control.errors import NoAnswer
 
         try:
             with ControlClient(where.target, key=where.key) as client:
-                terminal.tell(spoken_status(client.status()))
+                found = client.status()
+            terminal.tell(spoken_status(found))
+            terminal.emit(as_builtins(found))
         except NoAnswer:
             end = spoken_end(where)
             if not end:
                 raise
             terminal.tell(end)
+            terminal.emit({"state": "stopped", "text": end})
     return 0
+
+
+def as_builtins(found: object) -> dict[str, Any]:
+    """What control answered, as JSON has it; no number is infinite there."""
+    from control.wire import as_json
+
+    made = json.loads(as_json(found))
+    assert isinstance(made, dict)
+    return made
 
 
 def spoken_end(where: Where) -> str:

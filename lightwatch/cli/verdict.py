@@ -87,18 +87,22 @@ def _overdue(seen: Seen) -> str:
     if not seen.begun:
         return "no sphere was started [LW410]"
     if seen.control_code is None and seen.all_left:
-        return "all spheres have left, as they were asked to; `--resume` with the run's folder goes on [LW414]"
+        return "all spheres have left, as they were asked to; `--resume` with the run's folder goes on [LW415]"
     if seen.control_code is None:
         return "control did not end the run [LW501]"
     return "the spheres did not leave after control had ended [LW410]"
 
 
-def exit_code(status: str, *, usage: bool = False, signals: tuple[int, ...] = ()) -> int:
-    """0 done or stopped, 1 failed, 2 the user's input is to blame, 130 Ctrl-C."""
+def exit_code(status: str, *, usage: bool = False, signals: tuple[int, ...] = (), serves: bool = False) -> int:
+    """0 done or stopped, 1 failed, 2 the user's input is to blame, 130 Ctrl-C.
+
+    serves: control alone is here, for spheres elsewhere. Whoever looks after it in a container ends it as soon as one
+    of them has given up: a SIGTERM is then no success, but 143.
+    """
     if status == "completed":
         return 0
     if signal.SIGINT in signals:
         return 130
     if status == "stopped":
-        return 0
+        return 143 if serves and signal.SIGTERM in signals else 0
     return 2 if usage else 1

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from lightwatch.files import write_whole
 
-from . import bookkeeping, checkpoint, ddp_tree, start, sums, thin_link
+from . import bookkeeping, checkpoint, clients, ddp_tree, scale, start, sums, thin_link
 from .figures import ENOUGH_RUNS, ENOUGH_STEPS, Figure, NotRun, as_json, table
 from .machine import machine
 from .plan import Plan
@@ -26,7 +26,9 @@ ROWS: dict[int, Callable[[Plan], list[Figure]]] = {
     3: ddp_tree.measure,
     4: thin_link.measure,
     5: checkpoint.measure,
+    6: scale.measure,
     7: start.measure,
+    8: clients.measure,
 }
 
 BUSY = 0.5
@@ -41,9 +43,11 @@ Measure how fast lightwatch is, and hold the figures against their bars.
      (network namespaces, so root, and `ip` and `tc` of Debian's iproute2; Linux)
   5  checkpoints of one process: how long a save holds the training up beyond one copy of the state, beside DCP's
      async_save and torch.save; how fast it writes, against `dd` with fsync
+  6  control with 10, 100 and 1,000 simulated spheres, one report and one heartbeat a second each: its processor time
+     and memory, an order to all acknowledged, a new generation after losses (Linux)
   7  start: `lightwatch --help`, control ready, `lightwatch train` with 4 spheres to its first step
-
-Row 6 (control with many spheres) is not here yet.
+  8  control while 50 clients ask for `status` once a second each and one reads 10,000 events within a minute: its share
+     of a core, and a step of 2 spheres that train against one without those clients
 
 Ours and the peer run in turns on the same work, in fresh processes of one thread. A figure is the median over the
 runs, with the least and the greatest of them; a bar holds for the median. A row that can't run here is listed with the

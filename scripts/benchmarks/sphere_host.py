@@ -1,8 +1,8 @@
-"""`python -m scripts.benchmarks.sphere_host NAME ADDRESS CONTROL DIR PATH…`: the spheres of one of two pretended hosts.
+"""`python -m scripts.benchmarks.sphere_host NAME INTERFACE CONTROL DIR PATH…`: the spheres of a pretended host.
 
-Workers with what a host of its own would have: a name, its own shared memory, and an address that the other host
-reaches. Nobody starts one anew. It is run inside the host's network namespace (`ip netns exec`, which gives it a mount
-namespace as well).
+Workers with what a host of its own would have: a name, its own shared memory, and the interface that leads to the
+other host. Nobody starts one anew. It is run inside the host's network namespace (`ip netns exec`, which gives it a
+mount namespace as well).
 """
 
 from __future__ import annotations
@@ -13,22 +13,19 @@ import signal
 import socket
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
-from control.protocol import Hello
 from spheres import launch
 from spheres.pids import tell_when_parent_ends
 
 CLONE_NEWUTS = 0x04000000
 
 
-def main(name: str, address: str, control: str, folder: Path, paths: list[str]) -> int:
+def main(name: str, interface: str, control: str, folder: Path, paths: list[str]) -> int:
     launch.follow_launcher()
     be_a_host(name)
     from spheres import worker
 
-    vars(worker)["Hello"] = partial(Hello, address=address)
     pids = []
     for path in paths:
         pid = os.fork()
@@ -36,7 +33,7 @@ def main(name: str, address: str, control: str, folder: Path, paths: list[str]) 
             tell_when_parent_ends(signal.SIGKILL)
             log = os.open(folder / "logs" / f"{path.replace('/', '-')}.log", os.O_WRONLY | os.O_CREAT, 0o644)
             os.dup2(log, 2)
-            os._exit(worker.main(folder, control, path))
+            os._exit(worker.main(folder, control, path, interface=interface))
         pids.append(pid)
     return max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in pids)
 

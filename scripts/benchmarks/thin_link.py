@@ -89,7 +89,7 @@ def _tree(folder: Path, steps: int, hosts: Hosts) -> Run:
         start(there, "scripts.benchmarks.forwarder", address.rpartition(":")[2], here.name)
         half = len(paths) // 2
         spheres = [
-            start(host, "scripts.benchmarks.sphere_host", f"host-{number}", host.address, address, folder, *own)
+            start(host, "scripts.benchmarks.sphere_host", f"host-{number}", LINK, address, folder, *own)
             for number, (host, own) in enumerate(zip(hosts, (paths[:half], paths[half:]), strict=True))
         ]
         file = folder / "metrics.jsonl"

@@ -89,7 +89,7 @@ def is_gone(pid: int) -> bool:
     """Whether no process of this id runs any more (a zombie that nobody reaps does not run)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second: it went between open and read
         return True
 
 

@@ -153,10 +153,21 @@ def two_host_run(folder: Path, tree: str, steps: int) -> Iterator[Run]:
         first = paths[0].partition("/")[0]
         for number, (host, address) in enumerate(zip(hosts, addresses, strict=True)):
             name = f"@{host.name}"
-            start(host, "tests.cli.far_template", f"host-{number}", host.address, "--dir", out, "--socket", name)
+            start(host, "tests.cli.far_template", f"host-{number}", "--dir", out, "--socket", name)
             for path in paths:
                 if (path.partition("/")[0] == first) == (number == 0):
-                    words = ["--dir", out, "--control", address, "--path", path, "--template", name]
+                    words = [
+                        "--dir",
+                        out,
+                        "--control",
+                        address,
+                        "--path",
+                        path,
+                        "--template",
+                        name,
+                        "--interface",
+                        PEERS,
+                    ]
                     processes.append(start(host, "spheres", *words, "--script", script))
         run = Run(folder, paths, hosts, processes, relay)
         wait_until(lambda: run.together(2), "the first steps", limit_s=60)

@@ -256,3 +256,23 @@ def test_an_overridden_end_counts_from_the_checkpoint_on(tree: str, project: Pat
     other = project / f"longer {'2' if tree == '1' else '1'}"
     if (other / "summary.json").exists():
         assert summary_of(project / name)["digest"] == summary_of(other)["digest"]
+
+
+def test_one_process_goes_on_with_what_a_tree_was_ordered_and_a_tree_after_it(project: Path) -> None:
+    """An order that held only above the checkpoint holds, in a lineage of its own, from there on; `verify` knows it,
+    whoever goes on next."""
+    more, most = str(STEPS + 60), str(STEPS + 120)
+    with under_way(project, "told", "2", EVERY + 5), ControlClient(project / "told") as client:
+        client.pause()
+        client.set_learning_rate(0.02)
+    first = ("train", "--resume", "told", "--tree", "1", "--steps", more, "--override")
+    then = ("train", "--resume", "told", "--tree", "3", "--steps", most, "--override")
+    for command in (first, then):
+        done = lightwatch(*command, folder=project, timeout_s=120)
+        assert done.returncode == 0, done.stderr
+        newest = newest_whole(project / "told" / "checkpoints").manifest
+        assert newest is not None and newest.version > STEPS
+        orders = read_record(project / "told" / "ledger.db").orders
+        assert orders and all(order.version is not None and order.version <= STEPS for order in orders[:2]), orders
+        verified = lightwatch("verify", "told", "--sample", "5", folder=project)
+        assert verified.returncode == 0, verified.stdout + verified.stderr

@@ -308,6 +308,7 @@ def test_a_terminals_interrupt_reaches_nobody(house: House) -> None:
 
 def test_a_supervisor_without_a_template_starts_its_own(house: House) -> None:
     """With torch and all; the worker finds no run in the folder, and nobody is left of the three."""
+    (house.folder / "config.toml").touch()
     words = ["--dir", str(house.folder), "--control", "tcp://127.0.0.1:9", "--path", "0", "--no-lifeline"]
     command = [sys.executable, "-m", "spheres", *words]
     done = subprocess.run(command, env=environment(), capture_output=True, stdin=subprocess.DEVNULL, timeout=50)
@@ -317,6 +318,7 @@ def test_a_supervisor_without_a_template_starts_its_own(house: House) -> None:
 
 def test_without_supervision_the_worker_is_the_process_itself(house: House) -> None:
     """Nobody starts it anew; it says on stderr that there is no run here."""
+    (house.folder / "config.toml").touch()
     words = ["--dir", str(house.folder), "--control", "tcp://127.0.0.1:9", "--path", "0", "--no-lifeline"]
     command = [sys.executable, "-m", "spheres", *words, "--no-supervise"]
     done = subprocess.run(command, env=environment(), capture_output=True, stdin=subprocess.DEVNULL, timeout=50)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from control.protocol import NO_GENERATION, Beat, Closed, End, Failed, Phase, Position, Ready, Row, View
@@ -44,6 +45,21 @@ def test_the_same_process_gets_its_old_seat_back() -> None:
     assert 1 in play.told(View)
     play.wait(1.0)
     assert play.state.ended is None
+
+
+def test_another_process_of_the_same_number_is_another_sphere() -> None:
+    """In a container that is started anew the next process has its predecessor's number, name and host: the id is used
+    once all the same, for it holds nothing."""
+    play = Play("0", "1").begin()
+    own = play.state.seats[1].hello
+    another = msgspec.structs.replace(own, nonce="another")
+    play.lose("0")
+    assert play.knock(another) == ""
+    assert play.state.sphere_at["0"] == 3
+    assert not play.state.seats[1].connected and play.state.seats[3].proof is None
+    play.lose("0")
+    assert play.knock(msgspec.structs.replace(another, sphere=3)) == ""
+    assert play.state.sphere_at["0"] == 3 and play.state.seats[3].connected
 
 
 def test_a_sphere_that_comes_back_after_the_end_hears_of_the_end() -> None:

@@ -49,7 +49,7 @@ def empty(play: Play, path: str, *stored: Stored, has_v0: bool = True) -> None:
 
 
 def late(play: Play, number: int) -> Answer | None:
-    return answer_late(play.state, "request", number)
+    return answer_late(play.state, Ask(request="request", what="any"), number)
 
 
 # ---------------------------------------------------------------- all holders are gone

@@ -166,7 +166,7 @@ def test_another_machines_sphere_can_not_take_a_seat(run: Keyed) -> None:
         thief = run.sphere("0", run.own() if not fields else run.key(f"b{len(fields)}{fields.get('pid', 0)}"))
         if not fields:
             thief.hello(nonce="other")  # its own machine's, but not the same process
-            assert "over a connection that stands" in thief.refused()
+            assert "the path is taken" in thief.refused()
         else:
             thief.hello(**fields)
             assert "path is taken" in thief.refused()

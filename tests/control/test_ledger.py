@@ -63,6 +63,32 @@ def run_of_one(ledger: Ledger) -> None:
     ledger.commit()
 
 
+def test_a_version_costs_the_ledger_the_same_however_many_there_were(tmp_path: Path) -> None:
+    """In SQLite's own steps, which no machine's speed changes: a long run's control is no slower than a short one's."""
+    steps = [0]
+
+    def step() -> int:
+        steps[0] += 1
+        return 0
+
+    def cost(ledger: Ledger, version: int) -> int:
+        ledger._connection.set_progress_handler(step, 1)
+        before = steps[0]
+        ledger.record(SphereReported(sphere=1, row=row(version), at_s=1.0))
+        ledger._connection.set_progress_handler(None, 1)
+        return steps[0] - before
+
+    with Ledger.open(tmp_path / "ledger.db", "run") as ledger:
+        run_of_one(ledger)
+        early = cost(ledger, 3)
+        for version in range(4, 2000):
+            ledger.record(SphereReported(sphere=1, row=row(version), at_s=1.0))
+        assert 0 < cost(ledger, 2000) <= 2 * early
+        ledger.commit()
+    states = [version.state for version in read_record(tmp_path / "ledger.db").versions]
+    assert set(states[:-1]) == {"agreed"} and states[-1] == "claimed"
+
+
 def test_what_was_recorded_is_read_back(tmp_path: Path) -> None:
     """Versions with their states, generations, orders, closings, fingerprint, the end."""
     path = tmp_path / "ledger.db"

@@ -39,7 +39,7 @@ def anew(play: Play, version: int) -> set[str | None]:
 
 
 def late(play: Play, number: int = 1) -> Answer | None:
-    return answer_late(play.state, "request", number)
+    return answer_late(play.state, Ask(request="request", what="any"), number)
 
 
 def test_an_ordered_checkpoint_is_answered_when_it_is_whole(play: Play) -> None:

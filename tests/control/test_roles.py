@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from control.entrance import Enrol
+from control.admit import ORDERS
+from control.entrance import Brief, Enrol
 from control.protocol import (
     Ask,
     Beat,
@@ -37,12 +38,13 @@ OF_SPHERES: list[ToControl] = [
     StoreGet(generation=GENERATION, request=1, keys=["k"]),
     StoreAdd(generation=GENERATION, request=1, key="k", amount=1),
     StoreDelete(generation=GENERATION, request=1, key="k"),
+    Brief(),
 ]
-LOOKING: list[ToControl] = [Ask(request="r", what=what) for what in ("status", "tree", "watch")]
-ORDERING: list[ToControl] = [
+LOOKING: list[ToControl] = [
     Ask(request="r", what=what)
-    for what in ("pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore", "anything else")
+    for what in ("status", "tree", "health", "stats", "checkpoints", "wait", "watch", "heard")
 ]
+ORDERING: list[ToControl] = [Ask(request="r", what=what) for what in (*ORDERS, "anything else")]
 ENROLLING: list[ToControl] = [Enrol(public="p", name="n")]
 MAY = {
     Role.SPHERE: OF_SPHERES,

@@ -43,7 +43,7 @@ PASSED_ON = {
     ("control/server.py", 'f"control can\'t go on: {error}"'),  # a LedgerError
     ("lightwatch/cli/chaos.py", "pair.last_word('clean')"),  # of the command itself
     ("lightwatch/cli/chaos.py", "sentence"),  # of a report
-    ("lightwatch/cli/launch.py", "item['why']"),  # a supervisor's own
+    ("lightwatch/cli/crew.py", "item['why']"),  # a supervisor's own
     ("lightwatch/cli/main.py", "'interrupted'"),
     ("spheres/launch.py", "leaving.code"),  # what a script gave to sys.exit
 }

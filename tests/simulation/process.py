@@ -10,7 +10,20 @@ import random
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from control.protocol import LEFT, NO_GENERATION, End, Failed, Go, Hello, Phase, StoreReply, Tick, ToSphere, View, Welcome  # fmt: skip
+from control.protocol import (  # fmt: skip
+    LEFT,
+    NO_GENERATION,
+    End,
+    Failed,
+    Go,
+    Hello,
+    Phase,
+    StoreReply,
+    Tick,
+    ToSphere,
+    View,
+    Welcome,
+)
 from lightwatch.place import Place
 from lightwatch.sync import GenerationEnded, Position
 from lightwatch.sync import Wanted as Obeyed
