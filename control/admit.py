@@ -288,6 +288,48 @@ def _drain(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
     return OrderGiven(wanted=next_wanted(state, spheres), what="drain", request=ask.request, text=ask.text)
 
 
+def _rebalance(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
+    """A deal by what was measured so far, also where control would not think it worth one."""
+    paces = measured_so_far(state)
+    if paces is None:
+        return Refusal("rebalance: no sphere has shown yet how fast it is; ask again after some versions [LW515]")
+    if paces == state.wanted.paces:
+        return Already(state.wanted.number, "the micro-batches are dealt so already")
+    return _next(state, ask, paces=paces)
+
+
+def _terminate(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
+    """One path less, if others are left that hold the run's state."""
+    path, wanted = ask.text, state.wanted
+    if state.begun is None:
+        return Refusal("terminate: the run has not begun; ask again in a moment [LW515]")
+    if path in wanted.terminated:
+        number = next(order.wanted.number for order in state.orders if path in order.wanted.terminated)
+        return Already(number, f"sphere {path} was terminated already")
+    if path not in state.paths:
+        return _no_such(state, ask)
+    line = [state.seats[sphere] for sphere in state.line() if sphere in state.seats]
+    others = [seat for seat in line if seat.path not in (path, *wanted.terminated)]
+    if not any(seat.connected and not seat.expelled and seat.failed is None for seat in others):
+        return Refusal(f"terminate: sphere {path} is the last one that holds the run's state; stop the run [LW517]")
+    return _next(state, ask, text=path, terminated=[*wanted.terminated, path])
+
+
+def _spawn(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
+    """A sphere is let in again where one was terminated; whoever keeps the processes there starts it."""
+    path, wanted = ask.text, state.wanted
+    if path not in state.paths:
+        return _no_such(state, ask)
+    if path not in wanted.terminated:
+        return Already(0, f"sphere {path} is not terminated")
+    return _next(state, ask, text=path, terminated=[each for each in wanted.terminated if each != path])
+
+
+def _no_such(state: State, ask: Ask) -> Refusal:
+    shown = ", ".join(state.paths[:6]) + (", …" if len(state.paths) > 6 else "")
+    return Refusal(f"{ask.what}: there is no sphere {ask.text[:80]!r}; there are {shown} [LW002]")
+
+
 def _next(state: State, ask: Ask, text: str = "", **changes: object) -> OrderGiven:
     """The next wanted state: the last one with some fields changed."""
     fields = {name: getattr(state.wanted, name) for name in state.wanted.__struct_fields__}

@@ -219,8 +219,8 @@ class ControlClient:
         return self._order("restore", wait, timeout_s, text=name, request=request)
 
     def drain(self, path: str, wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = "") -> int | None:
-        """Have the sphere at a path leave, or all below a node: their micro-batches go to the others, nothing is computed
-        twice, and the run goes on without them; where nobody stays, a checkpoint is written first. Returns the newest
+        """Have the sphere at a path leave, or all below a node: the others take their micro-batches and go on without
+        them, and nothing is computed twice; where nobody stays, a checkpoint is written first. Returns the newest
         version once they have been told to go. Raises OrderRefused if nobody is there."""
         return self._order("drain", wait, timeout_s, text=path, request=request)
 

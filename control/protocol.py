@@ -340,8 +340,9 @@ class Ask(Message, frozen=True, kw_only=True):
     """A client's question or order. A repeated `request` id is answered again and acts once.
 
     what: status, tree, health, stats, checkpoints, wait, watch, heard; and the orders pause, resume, stop,
-    set_learning_rate, checkpoint, restore, rebalance, terminate, spawn, drain. value: a learning rate, a version to wait for, how
-    many events were heard (which has no answer). text: a checkpoint's name, a path, a state to wait for.
+    set_learning_rate, checkpoint, restore, rebalance, terminate, spawn, drain. value: a learning rate, a version to
+    wait for, how many events were heard (which has no answer). text: a checkpoint's name, a path (for drain also of a
+    node, for all below it), a state to wait for.
     """
 
     request: str

@@ -81,7 +81,8 @@ class Link:
 
     silence_s: after so many seconds without a sign the connection counts as broken, and is made anew. pulse: called
     from the link's thread with every beat, also while control is away: this process lives. leave: how the process ends
-    when control throws it out, or when it may go before it trains. key: what this machine shows to control; None: the run has no keys.
+    when control throws it out, or lets it go before it trains. key: what this machine shows to control; None: the
+    run has no keys.
     """
 
     def __init__(
