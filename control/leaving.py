@@ -3,9 +3,9 @@
 Who is to leave says so in each heartbeat, or a client says it; either way it becomes one order, `Wanted.leaving`.
   1. From the boundary at which the order is in force it is dealt nothing (deal.staying).
   2. Once one who stays stands beyond all that it ever computed, the next generation is without it: nothing of it is in
-     any sum, so nobody computes anything again. One that fetches owes nothing: it breaks off, and is left out.
-  3. When that generation runs, it is released: a fact, in the ledger before it hears of it, so that no control will wait
-     for it. Whoever is in no running generation is released at once.
+     any sum, so nobody computes anything again.
+  3. When that generation runs, it is released: a fact, in the ledger before it hears of it, so that no control will
+     wait for it. Whoever is in no running generation is released at once.
 
 If nobody stays, there is nobody to give the work to: all go on, control orders a checkpoint, and once that is whole or
 given up all are released. What they compute while it is written is made again by whoever comes: the same bits, and
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from .events import OrderGiven, SphereReleased
 from .losses import is_gone, is_here
-from .protocol import NO_GENERATION, Phase, Position, Wanted
+from .protocol import Phase, Position, Wanted
 from .state import Order, Seat, State
 
 AT_WORK = (Phase.COMPUTING, Phase.REDUCING, Phase.PAUSED)
@@ -53,12 +53,10 @@ def _next(wanted: Wanted, **changes: object) -> Wanted:
 
 
 def owes_nothing(state: State, seat: Seat, now_s: float) -> bool:
-    """Whether the next generation is to be without it: it leaves, and nothing that it computed is still to be summed."""
+    """Whether the next generation is to be without it: it leaves, and nothing that it computed is to be summed yet."""
     begun = state.begun
     if begun is None or seat.sphere not in begun.deal or not is_leaving(state, seat):
         return False
-    if _broke_off(state, seat):
-        return any(_holds_on(state, other, now_s) for other in state.seats.values() if other.sphere != seat.sphere)
     since = next((each.version for each in state.orders if seat.sphere in each.wanted.leaving), None)
     if since is None or any(member.closed is not None for member in state.member_seats()):
         return False
@@ -75,18 +73,6 @@ def _began_with_nothing(state: State, seat: Seat) -> bool:
     """Whether nothing of it is in the sums of the position where the running generation began."""
     begun = state.begun
     return begun is not None and not begun.deal.get(seat.sphere) and seat.sphere not in begun.keep
-
-
-def _broke_off(state: State, seat: Seat) -> bool:
-    """Whether it was asked to leave before it held what the running generation began with: it computed nothing in it."""
-    beat, begun = seat.beat, state.begun
-    if beat is None or begun is None or beat.failed_in != state.running or beat.failed_in == NO_GENERATION:
-        return False
-    return beat.leaving and beat.position <= begun.position and _began_with_nothing(state, seat)
-
-
-def _holds_on(state: State, seat: Seat, now_s: float) -> bool:
-    return seat.sphere in state.line() and is_here(state, seat, now_s) and not _broke_off(state, seat)
 
 
 def _works_at(state: State, seat: Seat, now_s: float) -> Position | None:

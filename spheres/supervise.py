@@ -41,7 +41,7 @@ TEMPLATE_MOST_S = 60.0
 """How long nobody may answer at the template's socket: it may load torch, or be started anew."""
 STUCK_SILENCES = 10
 DRAIN_S = 25.0
-"""How long leaving may take: Kubernetes kills after 30 s, and a spot instance is gone 30 s to 2 min after its notice."""
+"""How long leaving may take: Kubernetes kills after 30 s, a spot instance is gone 30 s to 2 min after its notice."""
 
 
 def is_stuck(pulse_at_s: float | None, now_s: float, silence_s: float) -> bool:

@@ -157,15 +157,11 @@ class TreeSync:
         donor = next((peer for peer in self._view.members if peer.sphere == go.donor and peer.sphere != me), None)
         self._link.stand(phase=Phase.FETCHING)
         try:
-            snapshot = self._provision.get(go, donor, partial(self._is_in_vain, go))
+            snapshot = self._provision.get(go, donor, lambda: self._link.heard.ends(go.generation))
         except (FetchBroken, DataError) as error:
             self._break_off(str(error))
         self._holds_state = True
         return snapshot
-
-    def _is_in_vain(self, go: Go) -> bool:
-        """Whether nobody needs what is fetched: who was asked to leave says by breaking off that it owes nothing."""
-        return self._link.heard.ends(go.generation) or self._link.standing.leaving
 
     def _newer_view(self, heard: Heard) -> View | None:
         return heard.view if heard.generation > self._generation else None

@@ -148,8 +148,6 @@ class Sphere(Steps):
             donor = world.by_sphere.get(go.donor)
             if self.link.heard.ends(go.generation):
                 self._break_off("the generation is over")
-            if self.link.standing.leaving:
-                self._break_off("it is to leave")
             if donor is None or not donor.alive or not world.reaches(self.sphere, go.donor):
                 if world.now_s - since_s > world.silence_s:
                     self._break_off(f"nothing comes from {donor}", [go.donor])
