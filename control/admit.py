@@ -26,6 +26,7 @@ from .events import (
 )
 from .leaving import at_or_below, is_leaving, next_wanted
 from .membership import is_same_process, why_not_equal, why_not_here
+from .paces import measured_so_far
 from .protocol import (
     NO_GENERATION,
     Ask,

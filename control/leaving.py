@@ -14,7 +14,7 @@ computing costs them no more than waiting would.
 
 from __future__ import annotations
 
-from .events import OrderGiven, SphereReleased
+from .events import OrderGiven, RunEnded, SphereReleased
 from .losses import is_gone, is_here
 from .protocol import Phase, Position, Wanted
 from .state import Order, Seat, State
@@ -22,10 +22,11 @@ from .state import Order, Seat, State
 AT_WORK = (Phase.COMPUTING, Phase.REDUCING, Phase.PAUSED)
 
 
-def let_go(state: State, now_s: float) -> OrderGiven | SphereReleased | None:
+def let_go(state: State, now_s: float) -> OrderGiven | SphereReleased | RunEnded | None:
     """The next thing to be done for those who are to leave, or None."""
-    if state.wanted.stopped:
-        return None  # all are about to leave
+    if state.wanted.stopped:  # all are about to leave, or have
+        text = "stopped once all spheres had left"
+        return RunEnded(status="stopped", reason=text, at_s=now_s) if all_have_left(state, now_s) else None
     return _asked(state) or _released(state, now_s) or _farewell(state, now_s)
 
 
@@ -39,6 +40,13 @@ def at_or_below(state: State, path: str) -> list[Seat]:
 def is_leaving(state: State, seat: Seat) -> bool:
     """Whether it was asked to leave, and has not been released yet."""
     return seat.sphere in state.wanted.leaving and not seat.released
+
+
+def all_have_left(state: State, now_s: float) -> bool:
+    """Whether the run has begun and nobody is here, since all of its line were let go."""
+    line = [state.seats[sphere] for sphere in state.line() if sphere in state.seats]
+    here = any(is_here(state, seat, now_s) for seat in state.seats.values())
+    return not here and bool(line) and all(seat.released for seat in line)
 
 
 def next_wanted(state: State, spheres: list[int]) -> Wanted:

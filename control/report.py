@@ -34,8 +34,8 @@ from .events import (
     VersionSettled,
 )
 from .flights import alarm as save_alarm
-from .generations import TAKEOVER_S, is_held, members_here, waits_for
-from .leaving import is_leaving
+from .generations import TAKEOVER_S, is_held, waits_for
+from .leaving import all_have_left, is_leaving
 from .protocol import Answer, Ask, Phase, Row
 from .protocol import Event as Story
 from .rollcall import readys_of
@@ -110,12 +110,10 @@ def alarm_of(state: State, now_s: float) -> str:
             "no sphere holds a state, and none can read a checkpoint or v0.safetensors: put one back into the run's "
             "folder [LW412]"
         )
-    if state.begun is not None and not members_here(state, now_s):
-        line = [state.seats[sphere] for sphere in state.line() if sphere in state.seats]
-        if line and all(seat.released for seat in line):
-            last = state.saves.last
-            whence = f"checkpoint {last.name}" if last is not None else "version 0"
-            return f"all spheres have left, as they were asked to; one that comes goes on from {whence} [LW415]"
+    if all_have_left(state, now_s):
+        last = state.saves.last
+        whence = f"checkpoint {last.name}" if last is not None else "version 0"
+        return f"all spheres have left, as they were asked to; one that comes goes on from {whence} [LW415]"
     return ""
 
 

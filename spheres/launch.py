@@ -8,8 +8,8 @@ Laws
      worker that is stopped, or whose thread holds the interpreter. Elsewhere a thread waits for it.
   3. What it writes goes to its log; its stdout goes to its supervisor instead, if that asked for it.
   4. Its status pipe tells the supervisor what can't be seen from outside: see SIGNS.
-  5. No signal asks a worker to leave: a machine that is taken away tells every process of it, and only the supervisor
-     makes a word of that, once, over a pipe of its own.
+  5. SIGTERM and SIGUSR1 ask a worker to leave in good order, and so does its supervisor, over a pipe of its own: once
+     asked, it is as if nobody asked again. A machine that is taken away tells every process of it.
 """
 
 from __future__ import annotations
@@ -54,16 +54,31 @@ class Pulse:
 
     def __init__(self, pipes: Pipes) -> None:
         self._pipes = pipes
+        self._noted, self._note = os.pipe()
 
     def __call__(self, sign: bytes = ALIVE) -> None:
         _tell(self._pipes.status, sign)
 
+    def heed_signals(self) -> None:
+        """From here on those in ASKED ask to leave, also while the main thread is in a long call. Main thread only."""
+        os.set_blocking(self._note, False)
+        signal.set_wakeup_fd(self._note, warn_on_full_buffer=False)
+        for number in ASKED:
+            signal.signal(number, lambda _number, _frame: None)
+        os.register_at_fork(after_in_child=_forget_signals)
+
     def listen(self, leave: Callable[[], object]) -> None:
-        """Call `leave`, from a thread of its own, once the supervisor says so."""
+        """Call `leave`, from a thread of its own, once the supervisor or a signal asks for it; also if it has already.
+
+        Only once: a supervisor's signal may come here as well, and it is the supervisor who counts.
+        """
 
         def wait() -> None:
-            if os.read(self._pipes.words, 1) == LEAVE:
-                leave()
+            while True:
+                ready, _, _ = select.select([self._pipes.words, self._noted], [], [])
+                if ready[0] == self._noted and os.read(self._noted, 1)[0] not in ASKED:
+                    continue  # of a signal that a script has a use for
+                return leave()
 
         threading.Thread(target=wait, name="words", daemon=True).start()
 
@@ -96,14 +111,15 @@ def be_worker(pid_file: Path, pipes: Pipes, start: Start) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _heed_no_signal()
+        pulse = Pulse(pipes)
+        pulse.heed_signals()
         os.setsid()
         _die_with(pipes.life)
         pids.write(pid_file, os.getpid())  # after the line above: the file never names one whose supervisor is gone
         _redirect(pipes)
         faulthandler.enable()
         os.set_blocking(pipes.status, False)
-        code = start(Pulse(pipes)) or 0
+        code = start(pulse) or 0
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         if code and not isinstance(leaving.code, int):
@@ -114,11 +130,11 @@ def be_worker(pid_file: Path, pipes: Pipes, start: Start) -> NoReturn:
         _leave(code, pipes.status)
 
 
-def _heed_no_signal() -> None:
-    """Of those that ask to leave. What a script starts heeds them as usual: an ignored signal would stay ignored."""
+def _forget_signals() -> None:
+    """In what a script forks: there they mean what they mean elsewhere."""
+    signal.set_wakeup_fd(-1)
     for number in ASKED:
-        signal.signal(number, lambda _number, _frame: None)
-    os.register_at_fork(after_in_child=lambda: [signal.signal(number, signal.SIG_DFL) for number in ASKED])
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _leave(code: int, status: int) -> NoReturn:

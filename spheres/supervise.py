@@ -14,7 +14,8 @@ Laws
   4. Its exit code is the worker's last: 0 done, also if it was terminated by order; 1 or 2 the run failed and control
      knows why; 1 also if it gave up.
   5. SIGTERM or SIGUSR1 asks its sphere to leave (control/leaving.py), and no other is started: 0 once that is done. A
-     second signal ends it at once, and so do DRAIN_S: then the others have lost a sphere, and the code is 1.
+     second signal ends it at once, and so do DRAIN_S: then the others have lost a sphere, and the code is 1. What comes
+     within ONE_WORD_S of the first is that first one: torchrun, Slurm and a shell signal a process and its group.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ ASK_AGAIN_S = 0.05
 TEMPLATE_MOST_S = 60.0
 """How long nobody may answer at the template's socket: it may load torch, or be started anew."""
 STUCK_SILENCES = 10
+ONE_WORD_S = 1.0
 DRAIN_S = 25.0
 """How long leaving may take: Kubernetes kills after 30 s, a spot instance is gone 30 s to 2 min after its notice."""
 
@@ -70,7 +72,7 @@ class Supervisor:
         self._silence_s: float | None = None
         self._pulse_at_s: float | None = None
         self._looked_at_s = time.monotonic()
-        self._asked: list[int] = []
+        self._asked: list[tuple[int, float]] = []
         self._leave_by_s: float | None = None
 
     def run(self) -> int:
@@ -134,12 +136,13 @@ class Supervisor:
         self._watched.register(self._woken, selectors.EVENT_READ)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         for number in ASKED:
-            signal.signal(number, lambda number, _frame: self._asked.append(number))
+            signal.signal(number, lambda number, _frame: self._asked.append((number, time.monotonic())))
 
     def _leave(self, now_s: float) -> int | None:
         """See to it that the sphere leaves; the exit code if there is nothing to wait for, or no time left."""
-        name = signal.Signals(self._asked[0]).name
-        if len(self._asked) > 1:
+        (number, first_s), (_, last_s) = self._asked[0], self._asked[-1]
+        name = signal.Signals(number).name
+        if last_s - first_s > ONE_WORD_S:
             self._log(f"sphere {self._post.path} ends at once, by a second signal")
             return restart.FAILED
         if self._leave_by_s is None:

@@ -87,7 +87,7 @@ class Template:
             self._watched.register(source, selectors.EVENT_READ)
 
     def serve(self) -> int:
-        """Blocks until stdin ends; always 0. Takes SIGCHLD; ignores what asks to leave, and SIGINT, in the workers too."""
+        """Blocks until stdin ends; always 0. Takes SIGCHLD; ignores what asks to leave, and SIGINT, as workers do."""
         for number in (signal.SIGINT, *ASKED):  # a machine that is taken away tells every process
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)

@@ -66,7 +66,7 @@ class Steps(Process):
             yield True
             place.outcomes[unit] = cast(Any, place.position.attempt)
             self._units += 1
-            self.world.computed(self, unit)
+            self.world.effort.computed(self, unit)
             self._progress(Phase.COMPUTING, len(units))
         yield True
         self._progress(Phase.REDUCING, len(units))

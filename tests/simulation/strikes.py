@@ -20,9 +20,6 @@ NODES_MOST = 15
 NO_TROUBLE = frozenset({"connection breaks", "control dies", "joiner", "drain", *ORDERS})
 """What no sphere is to be thrown out for."""
 
-GENTLE = frozenset({"drain", "joiner", "rate", "again", "pause", "resume", "stop", "slow", "control dies"})
-"""What loses nothing that anybody has computed."""
-
 
 def strike(world: World, fault: Fault) -> None:
     """It happens now, if there is still somebody for it to happen to."""

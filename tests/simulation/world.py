@@ -19,6 +19,7 @@ from lightwatch.sync import Position
 from spheres.words import position_of
 from tests.simulation import laws, mending, strikes
 from tests.simulation.client import Client
+from tests.simulation.effort import Effort
 from tests.simulation.fault import Fault
 from tests.simulation.faults import DEATHS_OF_CONTROL, LONG_STEPS, planned, theme_of, tree_of
 from tests.simulation.group import Meetings
@@ -91,8 +92,7 @@ class World:
         self._events = self._idle = 0
         self._told: dict[tuple[Generation, str], object] = {}
         self._healed = False
-        self._computed: Counter[tuple[Position, int]] = Counter()
-        self.gentle = {fault.kind for fault in self.faults} <= strikes.GENTLE
+        self.effort = Effort(self)
         self.host = Host(self, "host")
         self.hosts = [self.host]
         self.door = self.host
@@ -155,21 +155,6 @@ class World:
         begun = self.host.server is not None and self.host.server.state.begun is not None
         back_s = sphere.leaves_for_s if sphere.leaves_for_s is not None else 0.0
         self.gone(sphere, succeeded=not begun or back_s < LASTS, back_s=min(back_s, 1.0))
-
-    def fill(self, paths: Collection[str]) -> None:
-        """Somebody comes to each of these places at which nobody is."""
-        there = {each.path for each in self.spheres if each.alive} | {path for _, path, _ in self.newborn}
-        for path in paths:
-            if path not in there:
-                self.born(path)
-
-    def computed(self, sphere: Process, unit: int) -> None:
-        """A micro-batch was computed."""
-        at = (sphere.place.position, unit)
-        self._computed[at] += 1
-        gentle = self.gentle and not self.counts["left too late"] and not self.counts["go load"]
-        if gentle:
-            laws.who_leaves_costs_no_repetition(self._computed[at], at, sphere)
 
     def cut(self, sphere: Process) -> None:
         wire = sphere.link.toy_line.wire
@@ -317,7 +302,7 @@ class World:
             self._healed = True
             mending.heal(self)
         if self._healed and not self.newborn and not any(each.alive for each in self.spheres):
-            self.fill(self.paths[:1])  # all have left
+            mending.fill(self, self.paths[:1])  # all have left
         for due in [each for each in self.later if each[0] <= self.now_s]:
             self.later.remove(due)
             due[1]()

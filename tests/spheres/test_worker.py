@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,5 +80,6 @@ def test_who_took_part_and_is_refused_when_it_is_back_begins_anew(run_dir: Path)
 
 def test_who_is_refused_does_not_come_again(run_dir: Path) -> None:
     """A supervisor would otherwise ask for ever."""
+    heard, _ = os.pipe()
     with FakeControl(lambda message: [Refused(text="0/0 is taken")]) as control:
-        assert worker.main(run_dir, control.address, "0/0", pulse=Pulse(Pipes(-1, -1, -1, -1, -1))) == 1
+        assert worker.main(run_dir, control.address, "0/0", pulse=Pulse(Pipes(-1, -1, -1, -1, heard))) == 1
