@@ -5,7 +5,7 @@ Who is to leave says so in each heartbeat, or a client says it; either way it be
   2. Once one who stays stands beyond all that it ever computed, the next generation is without it: nothing of it is in
      any sum, so nobody computes anything again.
   3. When that generation runs, it is released: a fact, in the ledger before it hears of it, so that no control will
-     wait for it. Whoever is in no running generation is released at once.
+     wait for it. Whoever is in no generation, running or called, is released at once.
 
 If nobody stays, there is nobody to give the work to: all go on, control orders a checkpoint, and once that is whole or
 given up all are released. What they compute while it is written is made again by whoever comes: the same bits, and
@@ -105,8 +105,9 @@ def _asked(state: State) -> OrderGiven | None:
 
 def _released(state: State, now_s: float) -> SphereReleased | None:
     ready = _is_farewell_said(state, now_s)
+    needed = {*state.line(), *(member.sphere for member in state.members)}
     for seat in state.seats.values():
-        if is_leaving(state, seat) and (seat.sphere not in state.line() or ready):
+        if is_leaving(state, seat) and (seat.sphere not in needed or ready):
             return SphereReleased(sphere=seat.sphere, at_s=now_s)
     return None
 

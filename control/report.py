@@ -235,12 +235,14 @@ def _come_of(state: State, request: str, order: Order) -> Answer | None:
 
 
 def _left(state: State, request: str, order: Order) -> Answer | None:
-    """Whether all have gone whom the order names."""
+    """Whether it is in force, and all have gone whom it names."""
+    if order.version is None:
+        return None
     before = state.orders[order.wanted.number - 2].wanted.leaving if order.wanted.number > 1 else []
     seats = [state.seats.get(sphere) for sphere in order.wanted.leaving if sphere not in before]
     if any(seat is not None and not (seat.released or seat.expelled) for seat in seats):
         return None
-    version = max(state.versions.version, 0)
+    version = max(state.versions.version, order.version)
     text = f"{order.text} has left, at version {version}"
     return Answer(request=request, ok=True, text=text, number=order.wanted.number, version=version)
 

@@ -78,7 +78,8 @@ class Pulse:
                 ready, _, _ = select.select([self._pipes.words, self._noted], [], [])
                 if ready[0] == self._noted and os.read(self._noted, 1)[0] not in ASKED:
                     continue  # of a signal that a script has a use for
-                return leave()
+                leave()
+                return
 
         threading.Thread(target=wait, name="words", daemon=True).start()
 

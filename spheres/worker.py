@@ -55,8 +55,8 @@ def main(
 
     script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml. profile: write one. former:
     process id of the sphere here before, which is dead. pulse: tells the supervisor that this process lives; given
-    b"v", that it made a version; and hears of it when to leave. key: this machine's key file; empty: the one that it
-    has for the run, if any. interface: by which the others reach it; empty: the one that leads to control.
+    b"v", that it made a version; hears when to leave. key: this machine's key file; empty: its own for the run, if any.
+    interface: by which the others reach it; empty: the one that leads to control.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     crash.arm(run_dir, "sphere", path)

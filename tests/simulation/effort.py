@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 GENTLE = frozenset({"drain", "joiner", "rate", "again", "pause", "resume", "stop", "slow", "control dies"})
 """Kinds of faults that lose nothing that anybody has computed."""
-NOT_GENTLE = ("left too late", "go load")
+NOT_GENTLE = ("left too late", "go load", "SphereExpelled")
 """What may come of them, and does."""
 
 
