@@ -61,8 +61,7 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     crash.arm(run_dir, "sphere", path)
     run = config.load(run_dir / "config.toml", config.RunConfig())
-    run_id = json.loads((run_dir / "control.json").read_text())["run_id"]
-    silence_s = run.control.silence_s
+    run_id, silence_s = json.loads((run_dir / "control.json").read_text())["run_id"], run.control.silence_s
     try:
         own = read_key(Path(key)) if key else found_key(run_dir, "sphere", run_id=run_id, address=address)
     except KeyFileError as error:
