@@ -63,24 +63,17 @@ def _next(wanted: Wanted, **changes: object) -> Wanted:
 def owes_nothing(state: State, seat: Seat, now_s: float) -> bool:
     """Whether the next generation is to be without it: it leaves, and nothing that it computed is to be summed yet."""
     begun = state.begun
-    if begun is None or seat.sphere not in begun.deal or not is_leaving(state, seat):
+    if begun is None or state.wanted.stopped or seat.sphere not in begun.deal or not is_leaving(state, seat):
         return False
     since = next((each.version for each in state.orders if seat.sphere in each.wanted.leaving), None)
     if since is None or any(member.closed is not None for member in state.member_seats()):
         return False
-    # Nobody computes anything where the run is paused.
-    nothing = _began_with_nothing(state, seat) or (seat.beat is not None and seat.beat.phase is Phase.PAUSED)
+    paused = seat.beat is not None and seat.beat.phase is Phase.PAUSED  # then nobody computes anything
     return any(
-        position.version >= since and (position > begun.position or nothing)
+        position.version >= since and (position.version > begun.position.version or paused)
         for other in state.seats.values()
         if not is_leaving(state, other) and (position := _works_at(state, other, now_s)) is not None
     )
-
-
-def _began_with_nothing(state: State, seat: Seat) -> bool:
-    """Whether nothing of it is in the sums of the position where the running generation began."""
-    begun = state.begun
-    return begun is not None and not begun.deal.get(seat.sphere) and seat.sphere not in begun.keep
 
 
 def _works_at(state: State, seat: Seat, now_s: float) -> Position | None:

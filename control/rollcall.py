@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from .deal import deal, staying
+from .deal import deal
 from .events import GenerationBegun
 from .flights import owed
 from .protocol import How, Position, Ready, Stored
@@ -105,7 +105,6 @@ def carry_on(state: State, readys: Readys) -> GenerationBegun | None:
     keep, kept = _disjoint({sphere: readys[sphere].done for sphere in there})
     workers = [sphere for sphere in readys if how[sphere] is not How.FETCH]
     in_force = max(_obeyed(state, position), *(readys[sphere].in_force for sphere in there))
-    workers = staying(workers, state.wanted.leaving)
     dealt = deal(_missing(range(_micro_batches(state)), kept), workers, state.wanted.paces)
     return GenerationBegun(
         generation=state.generation,
@@ -176,12 +175,11 @@ def _replayed(
     """All from this position, which these can read from the disk; what was made above it is made again."""
     how = {sphere: How.LOAD if sphere in readers else How.FETCH for sphere in readys}
     in_force = _obeyed(state, position)
-    dealt = deal(range(_micro_batches(state)), staying(list(readys), state.wanted.leaving), {})
     return GenerationBegun(
         generation=state.generation,
         members=state.members,
         position=position,
-        deal={sphere: dealt.get(sphere, []) for sphere in readys},
+        deal=deal(range(_micro_batches(state)), list(readys), {}),
         how=how,
         donors=donors(state, how),
         in_force=in_force,

@@ -35,20 +35,22 @@ class Shares:
     def of(self, me: int, position: Position, training: int, evaluation: int, wanted: Wanted) -> Sequence[int]:
         """The units of sphere `me`: training ones, then those of an evaluation, which are shared evenly.
 
-        wanted: the order in force. Who is to leave is dealt nothing, but by Go, which knows of it too.
+        wanted: the order in force. Who is to leave is dealt nothing, but at the version where the generation began: there
+        not all may have the same order in force.
         """
-        workers = staying(self._ids, wanted.leaving)
+        leaving = wanted.leaving if position.version > self._go.position.version else []
+        workers = staying(self._ids, leaving)
         if self._is_gos(position, training):
             self._begun = True
             shares = self._go.deal
         elif self._owners is not None and self._owners[0] == position._replace(attempt=position.attempt - 1):
-            shares = deal_further_on(self._owners[1], self._ids, wanted.leaving)
+            shares = deal_further_on(self._owners[1], self._ids, leaving)
         else:
             shares = deal(training, workers, wanted.paces, position.attempt)
         evaluations = share_out(evaluation, workers, position.attempt)
         self.training = training
         self.check = zlib.crc32(repr((sorted(shares.items()), evaluations)).encode())
-        return [*shares.get(me, ()), *(training + unit for unit in evaluations.get(me, ()))]
+        return [*shares.get(me, ()), *(training + unit for unit in evaluations.get(me, []))]
 
     def computed(self, position: Position, owners: list[int]) -> None:
         """A tail has told who computed what at a position: ranks by unit."""
