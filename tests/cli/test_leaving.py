@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from control.client import ControlClient
-from control.errors import OrderRefused
 from lightwatch.cli.chaos_measure import work
 from lightwatch.cli.chaos_records import read_made
 from lightwatch.cli.folder import RunFolder
