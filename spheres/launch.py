@@ -65,7 +65,7 @@ class Pulse:
         signal.set_wakeup_fd(self._note, warn_on_full_buffer=False)
         for number in ASKED:
             signal.signal(number, lambda _number, _frame: None)
-        os.register_at_fork(after_in_child=_forget_signals)
+        os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_forget_signals)
 
     def listen(self, leave: Callable[[], object]) -> None:
         """Call `leave`, from a thread of its own, once the supervisor or a signal asks for it; also if it has already.
@@ -131,11 +131,20 @@ def be_worker(pid_file: Path, pipes: Pipes, start: Start) -> NoReturn:
         _leave(code, pipes.status)
 
 
+def _hold_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
+
+
 def _forget_signals() -> None:
-    """In what a script forks: there they mean what they mean elsewhere."""
+    """In what a script forks they mean what they mean elsewhere, and what comes meanwhile is not lost."""
     signal.set_wakeup_fd(-1)
     for number in ASKED:
         signal.signal(number, signal.SIG_DFL)
+    _release_signals()
 
 
 def _leave(code: int, status: int) -> NoReturn:

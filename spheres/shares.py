@@ -35,8 +35,8 @@ class Shares:
     def of(self, me: int, position: Position, training: int, evaluation: int, wanted: Wanted) -> Sequence[int]:
         """The units of sphere `me`: training ones, then those of an evaluation, which are shared evenly.
 
-        wanted: the order in force. Who is to leave is dealt nothing, but at the version where the generation began: there
-        not all may have the same order in force.
+        wanted: the order in force. Who is to leave is dealt nothing, but at the version where the generation began:
+        there not all may have the same order in force.
         """
         leaving = wanted.leaving if position.version > self._go.position.version else []
         workers = staying(self._ids, leaving)
