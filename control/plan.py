@@ -105,8 +105,9 @@ def _for_seat(state: State, seat: Seat, view: View, is_member: bool, now_s: floa
 
 
 def tick_s(silence_s: float) -> float:
-    """Seconds between Ticks: as often as a sphere beats, so that losing a few is no silence."""
-    return min(max(silence_s / 10, 0.05), 1.0)
+    """Seconds between Ticks: a little more often than a sphere beats, so that losing a few is no silence, and the two
+    don't keep step."""
+    return min(max(silence_s / 12.5, 0.05), 0.8)
 
 
 def rest_s(seats: int) -> float:

@@ -8,7 +8,7 @@ Laws
      heard), so a lost message heals with the next one.
   4. New fields get defaults; a field's meaning is never reused.
 
-Durations are in seconds and end in `_s`; no instant ever crosses machines.
+Durations are in seconds and end in `_s`; no instant ever crosses machines, but a doctor's (checkup.py), to be compared.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from .checkup import CheckUp
 from .entrance import Brief, Enrol
 from .status import Health, NodeStats, SavedCheckpoint, Status, Traffic
 from .store import StoreAdd as StoreAdd
@@ -383,4 +384,4 @@ StoreRequest: TypeAlias = StoreSet | StoreGet | StoreAdd | StoreDelete
 FromSphere: TypeAlias = Hello | Proof | Beat | Row | Ready | Saving | Closed | Failed | StoreRequest
 ToSphere: TypeAlias = Welcome | Refused | Expelled | View | Go | Tick | Orders | Seal | SaveOver | End | StoreReply
 ToClient: TypeAlias = Answer | Event
-ToControl: TypeAlias = FromSphere | Ask | Enrol | Brief
+ToControl: TypeAlias = FromSphere | Ask | Enrol | Brief | CheckUp

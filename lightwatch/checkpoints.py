@@ -195,17 +195,17 @@ def sweep(folder: Path, run: str, now: Attempt | None = None) -> list[Path]:
     return gone
 
 
-def give_up(attempt: Attempt, *, alone: bool = True) -> None:
+def give_up(attempt: Attempt, part: str = "") -> None:
     """Take away what a save that can't be finished has written. Raises OSError.
 
-    alone: nobody else writes a part of it. Else the folder stays, for another may be about to put its part there, and
-    would take the loss for a fault of its own; the next sweep has it.
+    part: the one that was written here, if others write theirs. Those stay then, and so does the folder, for another
+    may be about to put its part there and would take the loss for a fault of its own; the next sweep has them.
     """
     if attempt.path.is_dir():
         for file in sorted(attempt.path.iterdir()):
-            if file.name.removeprefix(".").startswith(attempt.prefix) and file.name not in _named(attempt.path):
+            if file.name.removeprefix(".").startswith(part or attempt.prefix) and file.name not in _named(attempt.path):
                 file.unlink(missing_ok=True)
-        if alone:
+        if not part:
             _remove_if_empty(attempt.path)
 
 

@@ -182,7 +182,7 @@ class Saver:
             manifest = self._written(share, attempt, about, writers)
         except Exception as error:  # whatever it is: training must not end by it
             with contextlib.suppress(OSError):
-                give_up(attempt, alone=writers.count == 1)
+                give_up(attempt, attempt.part(writers.index, writers.count) if writers.count > 1 else "")
             self._failed(error, path)
             self._done.append(Saved(path, None, error))
             writers.failed(told(error))

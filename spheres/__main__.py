@@ -36,16 +36,18 @@ def main() -> int:
     control = _control_beside(given)
     try:
         post = _post(given, script)
-        if given.no_supervise:
-            from . import worker  # loads torch
-
-            return worker.main(
-                post.dir, post.control, post.path, script, profile=post.profile, key=post.key, interface=post.interface
-            )
-        code = Supervisor(post, lifeline=has_launcher).run()
     except _mistakes() as error:
-        print(f"spheres: {error}", file=sys.stderr)
+        from lightwatch.errors import coded
+
+        print(coded(f"spheres: {error}", "LW602"), file=sys.stderr)
         return USAGE
+    if given.no_supervise:
+        from . import worker  # loads torch
+
+        return worker.main(
+            post.dir, post.control, post.path, script, profile=post.profile, key=post.key, interface=post.interface
+        )
+    code = Supervisor(post, lifeline=has_launcher).run()
     return code if control is None else control.wait() or code
 
 

@@ -21,6 +21,16 @@ def own_address(control: str, interface: str = "") -> str:
     return _of_interface(interface) if interface else _towards(control)
 
 
+def every_address() -> list[tuple[str, str]]:
+    """(interface, address) of this machine, IPv4 and IPv6; a loopback's too."""
+    return [
+        (name, each.address.partition("%")[0])
+        for name, addresses in psutil.net_if_addrs().items()
+        for each in addresses
+        if each.family in FAMILIES
+    ]
+
+
 def _towards(control: str) -> str:
     """The source address that the system would use on the way to control."""
     host, port = split_address(control)
@@ -32,8 +42,8 @@ def _towards(control: str) -> str:
                 return str(probe.getsockname()[0])
     except OSError as error:
         why = error.strerror or str(error)
-        raise ConfigError(f"--control {control}: no way leads there from this machine: {why} [LW507]") from None
-    raise ConfigError(f"--control {control}: its name has no address [LW507]")
+        raise ConfigError(f"--control {control}: no way leads there from this machine: {why} [LW508]") from None
+    raise ConfigError(f"--control {control}: its name has no address [LW508]")
 
 
 def _of_interface(name: str) -> str:

@@ -350,14 +350,17 @@ def test_a_save_that_is_given_up_takes_only_its_own_away(tmp_path: Path) -> None
     assert names_in(tmp_path / "step-1") == ["manifest.json", "run-old-1-of-1.safetensors"]
 
 
-def test_a_writer_that_gives_up_leaves_the_folder_to_the_others_and_the_next_sweep_takes_it(tmp_path: Path) -> None:
+def test_a_writer_that_gives_up_takes_its_own_part_alone_and_the_next_sweep_the_rest(tmp_path: Path) -> None:
+    """Another may be writing its part, or be about to: it would take the loss for a fault of its own disk."""
     attempt = Attempt(tmp_path / "step-1", "run", "now")
     attempt.path.mkdir()
     (attempt.path / f".{attempt.part(1, 2)}.99").write_bytes(b"x")
-    give_up(attempt, alone=False)
+    give_up(attempt, attempt.part(1, 2))
+    assert names_in(attempt.path) == []
     write_part(share_of(state(1), 0, 2), attempt.path, attempt.part(0, 2))
-    assert names_in(attempt.path) == [attempt.part(0, 2)]
-    give_up(attempt, alone=False)
+    (attempt.path / f".{attempt.part(0, 2)}.98").write_bytes(b"x")
+    give_up(attempt, attempt.part(1, 2))
+    assert names_in(attempt.path) == [f".{attempt.part(0, 2)}.98", attempt.part(0, 2)]
     sweep(tmp_path, "run")
     assert names_in(tmp_path) == []
 

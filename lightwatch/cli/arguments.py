@@ -72,6 +72,7 @@ def build_parser(version: str) -> Parser:
     _add_checkpoints(_command(commands, "checkpoints", "list, verify, export or prune what a run has saved"))
     _add_up(_command(commands, "up", "start control for a run, and print the line by which machines join it"))
     _add_join(_command(commands, "join", "start this machine's spheres for a run, by the line that `up` printed"))
+    _add_doctor(_command(commands, "doctor", "check whether this machine fits a run, by the line that `up` printed"))
     _add_keys(_command(commands, "keys", "say which machines may connect to a run's control"))
     _add_explain(_command(commands, "explain", "say what causes and cures an error, by its code"))
     return parser
@@ -133,7 +134,7 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
     _add_job(parser)
     wait_help = "the first step waits for so many spheres, wherever they are; others may come later (default: 1)"
     parser.add_argument("--wait-for", metavar="N", type=_whole, default=1, help=wait_help)
-    machines_help = "how many machines the join line lets in (default: 16)"
+    machines_help = "how many machines the join line lets in; 0: no line is printed (default: 16)"
     parser.add_argument("--machines", metavar="N", type=_whole, default=16, help=machines_help)
     dir_help = "the run's folder; if it holds a run, that goes on (default: a new one, runs/…)"
     parser.add_argument("--dir", metavar="DIR", default=None, help=dir_help)
@@ -158,6 +159,18 @@ def _add_join(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("script", metavar="SCRIPT", nargs="?", default=None, help="in a run of your own script: that")
     rest = parser.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="handed to the script")
     rest.required = False
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "line", metavar="LINE", help="the join line, which is not used up; start it on all machines at once"
+    )
+    wait_help = "seconds to wait for the doctor of another machine (default: 5)"
+    parser.add_argument("--wait", metavar="S", type=_whole, default=5, help=wait_help)
+    for flag, metavar in (("--interface", "IF"), ("--data", "PATH"), ("--dir", "DIR")):
+        parser.add_argument(flag, metavar=metavar, default="", help="as for `lightwatch join`")
+    parser.add_argument("--json", action="store_true", help="stdout is one line, an object with all that was found")
+    _add_debug(parser)
 
 
 def _add_where(parser: argparse.ArgumentParser) -> None:

@@ -116,7 +116,7 @@ class Machine:
             return 130 if signal.SIGINT in received else 1
         worst = max((code if code >= 0 else 1 for code in self._crew.codes), default=1)
         if worst:
-            self._terminal.complain(self._crew.amiss or "the run failed; control says why")
+            self._terminal.complain(self._crew.amiss or "the run failed; control says why [LW410]")
         else:
             self._terminal.tell("the spheres here have left the run" if received else "the run is over")
         return worst

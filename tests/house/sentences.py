@@ -16,9 +16,11 @@ CARRIERS: dict[str, tuple[str, int | None]] = {
     "Failed": ("text", None),
     "Refusal": ("text", 0),
     "Refused": ("text", None),
+    "Trouble": ("text", 1),
     "_end_at_once": ("reason", 0),
     "_fail": ("reason", 0),
     "_failure": ("reason", 0),
+    "_fault": ("text", 1),
     "complain": ("text", 0),
     "print": ("", 0),  # to stderr alone
     "Unsound": ("reason", 0),
@@ -28,11 +30,13 @@ CARRIERS: dict[str, tuple[str, int | None]] = {
 SPEAKERS = {
     *("_compare", "_conflict_text", "_overdue", "_sentence", "_silence", "_trouble_of", "_why_broken"),
     *("_why_not_sound", "found", "soundness", "told", "why_not_as_written", "why_not_equal", "_apart"),
+    *("why", "_why", "_why_out_of_reach"),
     *("why_not_here", "_why_no_place", "why_not_allowed", "why_not_enrolled", "why_not_said", "why_refused"),
+    "why_used_up",
 }
 # What a message, an event or a record holds was a whole sentence where it was made; so is what is kept as one.
 KEPT = {"reason", "refused", "text"}
-ASSIGNED = {"_amiss"}
+ASSIGNED = {"_amiss", "amiss"}
 # An end that has control's reason, and a fault of our own.
 WITHOUT_A_CODE = {"RunEnded", "IllegalMove"}
 # Sentences of others, which are whole already, and words of no kind of trouble.
@@ -44,6 +48,7 @@ PASSED_ON = {
     ("lightwatch/cli/chaos.py", "pair.last_word('clean')"),  # of the command itself
     ("lightwatch/cli/chaos.py", "sentence"),  # of a report
     ("lightwatch/cli/crew.py", "item['why']"),  # a supervisor's own
+    ("lightwatch/cli/doctor.py", "said['text']"),  # of the process that computes the fingerprint
     ("lightwatch/cli/main.py", "'interrupted'"),
     ("spheres/launch.py", "leaving.code"),  # what a script gave to sys.exit
 }
