@@ -2,120 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from spheres import handover, pids
-from spheres.supervise import ONE_WORD_S, STUCK_SILENCES, is_stuck, spoken_end
-from tests.cli.commands import ROOT, environment, is_gone, wait_until
+from spheres.supervise import STUCK_SILENCES, is_stuck, spoken_end
+from tests.cli.commands import environment, is_gone, wait_until
+from tests.cli.house import House, items, next_item
 
 pytestmark = [
     pytest.mark.timeout(60),
     pytest.mark.skipif(sys.platform != "linux", reason="what the kernel does for us is Linux's"),
 ]
-
-TEMPLATE = """
-import os, signal, subprocess, sys, threading, time
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from spheres import handover
-from spheres.template import Template
-
-def work(request, pulse):
-    path, former = request["path"], request["former"]
-    lives = Path({folder!r}, "lives")
-    with lives.open("a") as file:
-        file.write(f"{{os.getpid()}} {{former}}\\n")
-    life = len(lives.read_text().splitlines())
-    print("hello from", path)
-    print("aside from", path, file=sys.stderr)
-    {body}
-
-sys.exit(Template(handover.listen({name!r}), Path({folder!r}), work).serve())
-"""
-
-
-class House:
-    """A template whose workers run `body`, and supervisors; `close` ends what is left."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.name = handover.new_name()
-        self.template: subprocess.Popen[bytes] | None = None
-        self._started: list[subprocess.Popen[bytes]] = []
-        (folder / "config.toml").write_text("[control]\nsilence_s = 0.2\n")
-
-    def work(self, body: str) -> House:
-        """Begin a template; a former one of this house is dead."""
-        body = body.replace("\n", "\n    ")
-        text = TEMPLATE.format(root=str(ROOT), body=body, name=self.name, folder=str(self.folder))
-        self.template = subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE, start_new_session=True)
-        self._started.append(self.template)
-        return self
-
-    def supervise(self, path: str = "0", *more: str) -> subprocess.Popen[bytes]:
-        words = ["--dir", str(self.folder), "--control", "tcp://127.0.0.1:9", "--path", path, "--template", self.name]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "spheres", *words, *more],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            env=environment(),
-        )
-        self._started.append(process)
-        return process
-
-    def lives(self) -> list[tuple[int, int]]:
-        """Of all workers so far: own process id, and that of the former."""
-        lines = (self.folder / "lives").read_text().splitlines()
-        return [(int(line.split()[0]), int(line.split()[1])) for line in lines]
-
-    def close(self) -> None:
-        for process in reversed(self._started):
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
-        if (self.folder / "lives").exists():
-            for pid, _ in self.lives():
-                wait_until(partial(is_gone, pid), f"the end of worker {pid}", limit_s=5)
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    found = House(tmp_path)
-    yield found
-    found.close()
-
-
-def items(process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
-    """Everything that the supervisor still reports, until it ends."""
-    assert process.stdout is not None
-    return [json.loads(line) for line in process.stdout.read().splitlines()]
-
-
-def next_item(process: subprocess.Popen[bytes], kind: str) -> dict[str, Any]:
-    """Read the supervisor's lines until one is of this kind."""
-    assert process.stdout is not None
-    while kind not in (item := json.loads(process.stdout.readline())):
-        pass
-    assert isinstance(item, dict)
-    return item
-
 
 SLEEP = "time.sleep(600)"
 
@@ -376,60 +282,3 @@ def test_ends_are_told_in_a_few_words() -> None:
         "ended with code 3",
         "ended by SIGKILL",
     ]
-
-
-# ---------------------------------------------------------------- leaving
-
-LEAVES = "left = threading.Event(); pulse.listen(left.set); pulse(b'v')\nwhile not left.wait(0.01): pass\nreturn 0"
-STAYS = "pulse.listen(lambda: Path({file!r}).touch()); pulse(b'v'); time.sleep(600)"
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("role", ["supervisor", "worker"])
-def test_a_signal_to_either_process_asks_the_worker_to_leave(role: str, number: int, house: House) -> None:
-    """Both end with 0, and no other life begins."""
-    process = house.work(LEAVES).supervise()
-    pid = next_item(process, "working")["pid"]
-    os.kill(process.pid if role == "supervisor" else pid, number)
-    told = items(process)
-    assert process.wait() == 0 and len(house.lives()) == 1
-    assert told[-1] == {"exited": "0", "pid": pid, "code": 0, "signal": None, "final": True}
-    assert ({"leaving": "0", "why": signal.Signals(number).name} in told) == (role == "supervisor")
-
-
-def test_a_second_signal_ends_a_sphere_at_once_but_not_within_a_second(house: House) -> None:
-    """Three that come together are one, as those that a group and its leader get."""
-    file = house.folder / "asked"
-    process = house.work(STAYS.format(file=str(file))).supervise()
-    next_item(process, "working")
-    os.kill(process.pid, signal.SIGTERM)
-    next_item(process, "leaving")
-    asked_s = time.monotonic()
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        os.kill(process.pid, number)
-    wait_until(file.exists, "the worker's knowledge of it")
-    wait_until(lambda: time.monotonic() - asked_s > ONE_WORD_S, "the end of the first word")
-    assert process.poll() is None
-    os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(10) == 1 and len(house.lives()) == 1
-    wait_until(partial(is_gone, house.lives()[0][0]), "the end of the worker", limit_s=5)
-
-
-def test_a_worker_that_dies_while_it_leaves_has_no_successor(house: House) -> None:
-    """Nobody is to be there; but the others have lost something, so the code is 1."""
-    process = house.work("pulse.listen(lambda: os.kill(os.getpid(), signal.SIGKILL)); pulse(b'v'); time.sleep(600)")
-    supervisor = process.supervise()
-    next_item(supervisor, "working")
-    os.kill(supervisor.pid, signal.SIGTERM)
-    assert supervisor.wait(10) == 1 and len(house.lives()) == 1
-
-
-def test_what_a_worker_starts_heeds_signals_as_usual(house: House) -> None:
-    """A child that it forks ends by SIGTERM, and the worker is not asked to leave by what its child does."""
-    body = (
-        "child = os.fork()\n"
-        "if child == 0: time.sleep(600)\n"
-        "os.kill(child, signal.SIGTERM)\n"
-        "return 0 if os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM else 1"
-    )
-    assert house.work(body).supervise().wait(20) == 0
