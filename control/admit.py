@@ -281,7 +281,9 @@ def _drain(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
     """Who is at a path, or below it, is to leave."""
     there = at_or_below(state, ask.text)
     if not there:
-        return _no_such(state, ask)
+        return Refusal(
+            f"drain: no sphere is at {ask.text[:80]!r}, nor below it; `lightwatch tree` shows who is [LW002]"
+        )
     spheres = [seat.sphere for seat in there if not is_leaving(state, seat)]
     if not spheres:
         number = next(order.wanted.number for order in state.orders if there[-1].sphere in order.wanted.leaving)

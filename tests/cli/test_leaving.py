@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from control.client import ControlClient
+from control.errors import OrderRefused
 from lightwatch.cli.chaos_measure import work
 from lightwatch.cli.chaos_records import read_made
 from lightwatch.cli.folder import RunFolder
@@ -65,7 +67,7 @@ def test_a_command_has_a_sphere_leave_and_waits_until_it_may(tmp_path: Path, und
         wait_until(lambda: has_left(tmp_path, "1"), "the end of sphere 1", limit_s=20)
         with ControlClient(tmp_path / "out") as client:
             assert [each.state for each in client.health().spheres if each.path == "1"] == ["left"]
-            with pytest.raises(OrderRefused, match="there is no sphere '1'"):
+            with pytest.raises(OrderRefused, match="no sphere is at '1'"):
                 client.drain("1")
             version = client.drain("2")
             assert version is not None and version < STEPS
@@ -79,7 +81,7 @@ def test_the_last_ones_leave_a_checkpoint_from_which_the_run_goes_on(tmp_path: P
     with running(tmp_path, steps=STEPS) as process:
         for path in ("0", "1"):
             os.kill(pid_of(tmp_path, "supervisor", path), signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "all spheres have left, as they were asked to" in err and "[LW415]" in err
     (saved,) = (tmp_path / "out").glob("checkpoints/step-*")
     assert (saved / "manifest.json").exists()

@@ -49,7 +49,7 @@ def test_a_wish_to_leave_becomes_one_order() -> None:
     assert play.state.wanted.leaving == [1, 2] and len(play.state.orders) == 1
     assert play.order("drain", text="a/1") == "a/1 is leaving already"
     assert play.order("drain", text="b") == "" and play.state.wanted.leaving == [1, 2, 3]
-    assert "there is no sphere 'c'; there are a/0, a/1, b/0 [LW002]" in play.order("drain", text="c")
+    assert "no sphere is at 'c', nor below it" in play.order("drain", text="c")
 
 
 def test_who_leaves_is_left_out_once_the_others_stand_beyond_its_work() -> None:
