@@ -19,6 +19,10 @@ from .supervise import Supervisor
 from .torchrun import host_path, slot
 
 USAGE = 2
+CONTROL_MOST_S = 120.0
+"""How long a control may take to be there, since whoever boots machines starts all of them at once."""
+
+_LOCAL_RANK_HELP = "which of this machine's spheres it is: the number of its GPU (default: the end of its path)"
 
 
 def main() -> int:
@@ -67,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-lifeline", action="store_true", help="stdin is not a launcher's pipe")
     parser.add_argument("--no-supervise", action="store_true", help="be the worker, and end with it")
     parser.add_argument("--profile", action="store_true", help="the sphere writes profile/<path>.json into the folder")
+    parser.add_argument("--local-rank", type=int, metavar="N", help=_LOCAL_RANK_HELP)
     parser.add_argument("--script", help="a script to run instead of the main job; its arguments follow, so it is last")
     return parser
 
@@ -79,9 +84,9 @@ def _post(given: argparse.Namespace, script: list[str]) -> Post:
         from .entry import enter, enter_by_line
 
         if given.join:
-            entry = enter_by_line(given.join, folder=given.dir, data=given.data)
+            entry = enter_by_line(given.join, given.dir, given.data, CONTROL_MOST_S)
         else:
-            entry = enter(given.control, given.key, given.dir, given.data)
+            entry = enter(given.control, given.key, given.dir, given.data, CONTROL_MOST_S)
         folder, control, key = entry.folder, entry.control, entry.key
     return Post(
         folder,
@@ -93,6 +98,7 @@ def _post(given: argparse.Namespace, script: list[str]) -> Post:
         shown=given.shown,
         key=key,
         interface=given.interface,
+        local_rank=given.local_rank,
     )
 
 

@@ -6,14 +6,18 @@ this machine read and write; the ledger and metrics.jsonl stay with control.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from control.brief import brief
+from control.brief import BRIEF_S, brief
 from control.enrol import enrol
-from control.keyfile import KeyFile, found_key, read_key
+from control.entrance import Briefed
+from control.keyfile import found_key, own_folder, read_key
 from control.tokens import JoinLine
 from lightwatch import config
 from lightwatch.errors import ConfigError
@@ -32,35 +36,43 @@ class Entry:
     run: config.RunConfig
 
 
-def enter_by_line(line: str, name: str = "", folder: str = "", data: str = "") -> Entry:
-    """With a join line: this machine is enrolled, unless it was before. name: what it is called in the list of keys.
+def enter_by_line(line: str, folder: str = "", data: str = "", wait_s: float = BRIEF_S) -> Entry:
+    """With a join line: this machine is enrolled, unless it was before. wait_s: for a control that does not answer yet.
 
-    Blocks for some seconds. Raises KeyFileError, KeyRefused, NoAnswer, ConfigError, OSError.
+    Blocks for that long, twice at most. Raises KeyFileError, KeyRefused, NoAnswer, ConfigError, OSError.
     """
     wanted = JoinLine.read(line)
-    key = enrol(line, name)
-    return _entered(wanted.address, read_key(key), str(key), folder, data)
+    own_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _one_at_a_time(own_folder() / f"{wanted.run_id}.lock"):
+        key = enrol(line, timeout_s=wait_s)
+    return _entered(brief(wanted.address, read_key(key), wait_s), wanted.address, str(key), folder, data)
 
 
-def enter(control: str, key: str = "", folder: str = "", data: str = "") -> Entry:
+def enter(control: str, key: str = "", folder: str = "", data: str = "", wait_s: float = BRIEF_S) -> Entry:
     """With a key file, or in a run without keys; an empty key: the one that this machine has for that control.
 
-    Blocks for some seconds. Raises KeyFileError, KeyRefused, NoAnswer, ConfigError, OSError.
+    Blocks for wait_s at most. Raises KeyFileError, KeyRefused, NoAnswer, ConfigError, OSError.
     """
     own = read_key(Path(key)) if key else found_key(None, "sphere", address=control)
-    return _entered(control, own, os.path.abspath(key) if key else "", folder, data)
+    return _entered(brief(control, own, wait_s), control, os.path.abspath(key) if key else "", folder, data)
 
 
-def _entered(control: str, key: KeyFile | None, key_file: str, folder: str, data: str) -> Entry:
-    told = brief(control, key)
+def _entered(told: Briefed, control: str, key: str, folder: str, data: str) -> Entry:
     path = Path(folder or Path("runs", told.run_id)).absolute()
+    (path / "logs").mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(path / "logs" / "entry.lock"):
+        run = _written(told, control, path, data)
+    return Entry(path, told.run_id, control, key, run)
+
+
+def _written(told: Briefed, control: str, path: Path, data: str) -> config.RunConfig:
+    """The run's config, as this machine's spheres read it from this folder."""
     card = _card(path)
     if card and card.get("run_id") != told.run_id:
         raise ConfigError(
             f"--dir {path}: this is the folder of run {card.get('run_id')}, control at {control} has run "
             f"{told.run_id}; name another folder [LW602]"
         )
-    (path / "logs").mkdir(parents=True, exist_ok=True)
     file = path / "config.toml"
     if "pid" not in card:  # else it is control's own folder, on this machine or on a disk of both
         write_whole(file, told.config.encode())
@@ -71,7 +83,15 @@ def _entered(control: str, key: KeyFile | None, key_file: str, folder: str, data
             raise ConfigError(f"--data: {path} is control's own folder, whose config stays; name another --dir [LW602]")
         run = config.merge(run, data={"path": os.path.abspath(data)})
         write_whole(file, config.dumps(run).encode())
-    return Entry(path, told.run_id, control, key_file, run)
+    return run
+
+
+@contextlib.contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    """torchrun starts a machine's supervisors at once: they share its key and its folder."""
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _card(path: Path) -> dict[str, object]:

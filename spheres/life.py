@@ -34,6 +34,8 @@ class Post:
     """This machine's key file; empty: the one that it has for the run, if any."""
     interface: str = ""
     """By which the other spheres reach this one; empty: the one that leads to control."""
+    local_rank: int | None = None
+    """Which of its machine's spheres it is, if that is known."""
 
     @property
     def folder(self) -> Path:
@@ -86,6 +88,7 @@ class Life:
             "former": former,
             "key": post.key,
             "interface": post.interface,
+            "local_rank": post.local_rank,
         }
         theirs = Pipes(printed, log, life, told, heard)
         try:

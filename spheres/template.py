@@ -4,9 +4,9 @@ Importing torch costs 2 to 3 s of CPU a process; a fork costs some ms and shares
 work of its own, so no thread exists when it forks.
 
 A request is one line over a Unix socket with the worker's five descriptors (`launch.Pipes`): {"control", "path",
-"script", "profile", "former", "key", "interface"}. The answer is {"pid": n} with a handle on the process (a pidfd; none
-where there are no such things). The line stays open: {"ended": code} follows, negative for a signal, as only a parent
-can know it.
+"script", "profile", "former", "key", "interface", "local_rank"}. The answer is {"pid": n} with a handle on the process
+(a pidfd; none where there are no such things). The line stays open: {"ended": code} follows, negative for a signal, as
+only a parent can know it.
 
 Laws
   1. Workers are not the template's to keep: they live and die with their supervisors, and survive the template.
@@ -61,6 +61,7 @@ def main() -> int:
                 pulse=pulse,
                 key=request["key"],
                 interface=request["interface"],
+                local_rank=request["local_rank"],
             )
 
         gc.collect()

@@ -26,7 +26,7 @@ from lightwatch.trace import Trace
 
 from .address import own_address
 from .folder import Folder
-from .groups import Worn
+from .graves import Worn
 from .larder import Larder
 from .launch import Pulse
 from .link import START_ANEW, AdmissionRefused, Link, LinkBroken
@@ -49,6 +49,7 @@ def main(
     pulse: Pulse | None = None,
     key: str = "",
     interface: str = "",
+    local_rank: int | None = None,
 ) -> int:
     """Be the sphere at `path` of the run in `run_dir` until the run is over; the exit code: 0 done, 1 the run failed,
     2 the user's input is to blame, 75 this process must be started anew and the run goes on.
@@ -56,7 +57,8 @@ def main(
     script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml. profile: write one. former:
     process id of the sphere here before, which is dead. pulse: tells the supervisor that this process lives; given
     b"v", that it made a version; hears when to leave. key: this machine's key file; empty: its own for the run, if any.
-    interface: by which the others reach it; empty: the one that leads to control.
+    interface: by which the others reach it; empty: the one that leads to control. local_rank: which of this machine's
+    spheres this is; None: the number that its path ends with.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     crash.arm(run_dir, "sphere", path)
@@ -80,6 +82,7 @@ def main(
     folder = _folder(run_dir, path, run, bool(script))
     sync = TreeSync(link, run_id, silence_s, larder=larder, folder=folder, pulse=pulse)
     sync.saves, sync.home = Saves(link, run.control.checkpoint_at), _home(run_dir, run_id, run, bool(script))
+    sync.local_rank = slot_of(path) if local_rank is None else local_rank
     sync.trace = Trace(run_dir / "profile", path) if profile else None
     try:
         link.open(OPEN_S if pulse is None else OPEN_SUPERVISED_S)
@@ -101,7 +104,7 @@ def main(
 
 
 def _take_part(run: config.RunConfig, sync: TreeSync, script: Sequence[str], link: Link) -> None:
-    """Train until the script or the run is over."""
+    """Train until the script or the run is over; a stop may end the script before anybody has ended the run."""
     seam.current = sync
     try:
         if script:
@@ -112,6 +115,12 @@ def _take_part(run: config.RunConfig, sync: TreeSync, script: Sequence[str], lin
         if end.status != "stopped" or link.heard.end is not None:
             raise
     sync.leave()
+
+
+def slot_of(path: str) -> int:
+    """Which of its host's spheres one at region/host/slot is; 0 where the slot is no number."""
+    slot = path.rpartition("/")[2]
+    return int(slot) if slot.isascii() and slot.isdigit() else 0
 
 
 def _home(run_dir: Path, run_id: str, run: config.RunConfig, is_script: bool) -> Home:

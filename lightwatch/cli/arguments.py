@@ -128,6 +128,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="S", type=_whole, default=None, help="decides v0, order and dropout")
     parser.add_argument("--config", metavar="FILE", default=None, help="a TOML file; flags go over it")
     parser.add_argument("--reduction", metavar="R", default=None, help="exact (default) or float")
+    parser.add_argument("--device", metavar="D", default=None, help="cpu (default), cuda, or auto: cuda where it is")
 
 
 def _add_up(parser: argparse.ArgumentParser) -> None:
@@ -156,9 +157,8 @@ def _add_join(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dir", metavar="DIR", default="", help="a folder for the run (default: runs/RUN)")
     parser.add_argument("--quiet", action="store_true", help="say only how it ended")
     _add_debug(parser)
-    parser.add_argument("script", metavar="SCRIPT", nargs="?", default=None, help="in a run of your own script: that")
-    rest = parser.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="handed to the script")
-    rest.required = False
+    script_help = "in a run of your own script: that, and its arguments; all that follows is theirs"
+    parser.add_argument("--script", metavar="SCRIPT", nargs=argparse.REMAINDER, default=[], help=script_help)
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -29,12 +29,14 @@ log = logging.getLogger("lightwatch.launch")
 
 @dataclass(frozen=True)
 class Duty:
-    """What all supervisors of a crew are started for. shown: the path whose prints are shown; key, interface: as for
-    `python -m spheres`."""
+    """What all supervisors of a crew are started for.
+
+    paths: of the spheres here; the first one's prints are shown. key, interface: as for `python -m spheres`.
+    """
 
     control: str
     threads: int
-    shown: str = ""
+    paths: tuple[str, ...] = ()
     profile: bool = False
     script: tuple[str, ...] = ()
     key: str = ""
@@ -43,7 +45,8 @@ class Duty:
     def arguments(self, path: str) -> list[str]:
         """Of the supervisor at this path, but for its folder and template."""
         words = ["--control", self.control, "--path", path]
-        words += ["--shown"] if path == self.shown else []
+        words += ["--local-rank", str(self.paths.index(path))]
+        words += ["--shown"] if path == self.paths[0] else []
         words += ["--profile"] if self.profile else []
         words += ["--key", self.key] if self.key else []
         words += ["--interface", self.interface] if self.interface else []

@@ -29,18 +29,18 @@ def join(arguments: argparse.Namespace) -> int:
     terminal = Terminal(quiet=arguments.quiet)
     if arguments.spheres is not None and not 1 <= arguments.spheres <= SPHERES_MOST:
         raise ConfigError(f"--spheres must be 1 to {SPHERES_MOST}, got {arguments.spheres} [LW002]")
-    script = (check_script(arguments.script), *arguments.args) if arguments.script else ()
+    script = (check_script(arguments.script[0]), *arguments.script[1:]) if arguments.script else ()
     place = host_path(os.environ) if arguments.at is None else arguments.at
     try:
         _check_place(place)
-        entry = enter_by_line(arguments.line, folder=arguments.dir, data=arguments.data)
+        entry = enter_by_line(arguments.line, arguments.dir, arguments.data)
         _check_interface(entry.control, arguments.interface)
     except ControlError as error:
         raise ConfigError(str(error)) from None
     threads = entry.run.training.threads
     count = arguments.spheres or spheres_for(threads)
     paths = [f"{place}/{number}" for number in range(count)]
-    duty = Duty(entry.control, threads, shown=paths[0], script=script, key=entry.key, interface=arguments.interface)
+    duty = Duty(entry.control, threads, paths=tuple(paths), script=script, key=entry.key, interface=arguments.interface)
     several = f"spheres {paths[0]} to {paths[-1]}" if count > 1 else f"sphere {paths[0]}"
     terminal.say(f"run {entry.run_id}, control at {entry.control}: {several} start here, in {entry.folder}")
     return Machine(RunFolder(entry.folder, entry.run_id), terminal).run(paths, duty)

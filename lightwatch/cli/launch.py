@@ -126,7 +126,7 @@ class Launch:
         return Duty(
             seen_from_afar(self._control_process.address),
             self._settings.run.training.threads,
-            shown=self._settings.paths[0] if self._settings.paths else "",
+            paths=self._settings.paths,
             profile=self._settings.profile,
             script=self._settings.script,
         )

@@ -20,7 +20,7 @@ from spheres import handover
 from spheres.template import Template
 
 def work(request, pulse):
-    path, former = request["path"], request["former"]
+    path, former, local_rank = request["path"], request["former"], request["local_rank"]
     lives = Path({folder!r}, "lives")
     with lives.open("a") as file:
         file.write(f"{{os.getpid()}} {{former}}\\n")

@@ -1,12 +1,15 @@
 """Control and spheres in containers of a real Docker engine, by docker-compose.
 
 Skipped where no engine answers, or where wheelhouse/ lacks the torch that the tests run with. The image is made first.
-Last run: not yet.
+Last run on 2026-11-29 with Docker 20.10.24, docker-compose 1.29.2, torch 2.13.0+cpu, on 2 cores that others used too:
+all passed, in some 4 minutes and another 2 for the image. `docker-compose up --exit-code-from control` was seen to go
+on over the death of a sphere and of control too; that is not tested, for compose may as well end all at it.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,6 +123,8 @@ def _generation(control: str) -> tuple[int, ...]:
     """The life of control in which the tree in force was made, and its number: the first life's third tree has the
     killed sphere again. (0, 0): control is away."""
     try:
-        return tuple(json.loads(docker("exec", control, "lightwatch", "status", ".", "--json"))["generation"])
-    except AssertionError:
+        return tuple(
+            json.loads(docker("exec", control, "lightwatch", "status", ".", "--json", limit_s=15))["generation"]
+        )
+    except (AssertionError, ValueError, subprocess.TimeoutExpired):  # it died meanwhile, with half an answer or none
         return (0, 0)

@@ -67,6 +67,16 @@ def test_a_worker_that_is_killed_is_started_anew_and_told_who_was_there(house: H
     assert {"again": "0", "pid": second, "why": "ended by SIGKILL"} in reports
 
 
+def test_each_life_is_told_which_of_its_machines_spheres_it_is(house: House) -> None:
+    """By whoever started the supervisor, who counts them; nobody else can."""
+    body = "print('number', local_rank)\nlife == 1 and (sys.stdout.flush(), os.kill(os.getpid(), signal.SIGKILL))"
+    house.work(body)
+    for words, number in ((["--local-rank", "5"], 5), ([], None)):
+        (house.folder / "lives").unlink(missing_ok=True)
+        told = [item["text"] for item in items(house.supervise("0", "--shown", *words)) if "printed" in item]
+        assert told.count(f"number {number}") == 2
+
+
 def test_a_worker_that_breaks_off_is_started_anew_whatever_its_code(house: House) -> None:
     """Only an end that it told is one: os._exit in a script is a death like any other."""
     process = house.work("life == 1 and os._exit(0)").supervise()

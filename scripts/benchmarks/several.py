@@ -1,0 +1,229 @@
+"""What `scripts/hosts` does: the default model on two and three hosts, by each way to start it, undisturbed and not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .lan import Machine, lan
+from .machine import ROOT
+from .processes import TICK_S, environment
+
+COMMAND = [sys.executable, "-m", "lightwatch"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+AGENT = ["-m", "spheres", "--join"]
+STEPS = 20
+CUT_S = 10.0
+PATIENCE_S = 600.0
+
+Process = subprocess.Popen[bytes]
+
+
+class Wrong(Exception):
+    """What should have happened did not."""
+
+
+@dataclass
+class Site:
+    """A run, its control on the first of the hosts. joined: what was started on each, by the host's name."""
+
+    folder: Path
+    machines: list[Machine]
+    steps: int
+    line: str
+    up: Process
+    joined: dict[str, Process]
+
+    @property
+    def out(self) -> Path:
+        return self.machines[0].home / "out"
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def rows(self) -> list[dict[str, Any]]:
+        file = self.out / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def version(self) -> int:
+        return max((row["version"] for row in self.rows()), default=0)
+
+    def wait_for(self, holds: Callable[[], bool], what: str, within_s: float = PATIENCE_S) -> None:
+        deadline = time.monotonic() + within_s
+        while not holds():
+            if time.monotonic() > deadline or self.up.poll():
+                raise Wrong(f"{what}: not within {within_s:g} s; see {self.folder}")
+            time.sleep(TICK_S)
+
+    def said(self, name: str, pattern: str) -> list[str]:
+        """What a command's output says so far."""
+        return re.findall(pattern, self.log(name).read_text(errors="replace"))
+
+
+# -------------------------------------------------------------------- ways to start
+
+
+def by_join(site: Site) -> None:
+    for machine in site.machines:
+        words = [*COMMAND, "join", site.line, "--spheres", 2]
+        site.joined[machine.name] = machine.start(words, site.log(machine.name))
+
+
+def by_one_torchrun(site: Site) -> None:
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{site.machines[0].name}:29500", "--rdzv-id", "hosts"]
+    for machine in site.machines:
+        words = [*TORCHRUN, "--nnodes", len(site.machines), "--nproc-per-node", 2, *meeting, *AGENT, site.line]
+        site.joined[machine.name] = machine.start(words, site.log(machine.name))
+
+
+def by_torchrun_each(site: Site) -> None:
+    for machine in site.machines:
+        words = [*TORCHRUN, "--standalone", "--nproc-per-node", 2, *AGENT, site.line]
+        site.joined[machine.name] = machine.start(words, site.log(machine.name))
+
+
+# -------------------------------------------------------------------- what may befall it
+
+
+def nothing(_: Site) -> str:
+    return ""
+
+
+def worker_killed(site: Site) -> str:
+    """By SIGKILL; its supervisor has another one, and torchrun does not hear of it."""
+    file = next(site.machines[1].home.glob("runs/*/spheres/*/1/worker.pid"))
+    pid = int(file.read_text().split()[0])
+    agents = {name: process.pid for name, process in site.joined.items()}
+    supervisors = {path: path.read_text() for path in site.folder.glob("*/runs/*/spheres/*/*/supervisor.pid")}
+    os.kill(pid, signal.SIGKILL)
+
+    def again() -> bool:
+        with suppress(OSError, IndexError, ValueError):
+            return int(file.read_text().split()[0]) != pid
+        return False
+
+    site.wait_for(again, "another worker", 60)
+    since = site.version()
+    site.wait_for(lambda: site.version() > since + 2, "to go on", 60)
+    if any(process.poll() is not None for process in site.joined.values()):
+        raise Wrong("a torchrun has ended")
+    if {path: path.read_text() for path in supervisors} != supervisors:
+        raise Wrong("torchrun has started a supervisor anew")
+    return (
+        f"worker {pid} killed; the {len(supervisors)} supervisors and torchruns {sorted(agents.values())} are the same"
+    )
+
+
+def cut(site: Site) -> str:
+    """Nothing passes to or from the second host for a while; in spite of that it takes part at the end."""
+    before = site.version()
+    site.machines[1].cut()
+    time.sleep(CUT_S)
+    during = site.version()
+    site.machines[1].mend()
+    mended_s = time.monotonic()
+    place = site.machines[1].name
+    site.wait_for(lambda: any(p.startswith(place) for p in _members(site)), "to be back", 60)
+    back_s = time.monotonic() - mended_s
+    return f"cut for {CUT_S:g} s: {during - before} versions meanwhile, back {back_s:.1f} s after"
+
+
+def removed(site: Site) -> str:
+    """The last host is no more; the others go on."""
+    lost = site.machines[-1]
+    before, begin_s = site.version(), time.monotonic()
+    lost.remove()
+    site.joined.pop(lost.name)
+    site.wait_for(lambda: site.version() > before + 1, "the others to go on", 60)
+    return f"{lost.name} gone at version {before}; the second version after it {time.monotonic() - begin_s:.1f} s later"
+
+
+def _members(site: Site) -> set[str]:
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(f"{(site.out / 'ledger.db').as_uri()}?mode=ro", uri=True)) as ledger:
+        newest = "SELECT members FROM generations ORDER BY incarnation DESC, number DESC LIMIT 1"
+        found = ledger.execute(newest).fetchone()
+    return set(json.loads(found[0])) if found else set()
+
+
+CASES: dict[str, tuple[int, Callable[[Site], None], Callable[[Site], str], int]] = {
+    "join-2": (2, by_join, nothing, 1),
+    "join-3": (3, by_join, nothing, 1),
+    "torchrun-2": (2, by_one_torchrun, nothing, 1),
+    "torchrun-3": (3, by_one_torchrun, nothing, 1),
+    "agents-2": (2, by_torchrun_each, nothing, 1),
+    "agents-3": (3, by_torchrun_each, nothing, 1),
+    "kill": (2, by_one_torchrun, worker_killed, 2),
+    "cut": (2, by_join, cut, 3),
+    "remove": (3, by_join, removed, 2),
+}
+"""How many hosts, how it is started, what befalls it at the fifth version, and how many times STEPS it has."""
+
+
+def play(name: str, folder: Path) -> tuple[str, str]:
+    """One case: the digest, and what is told of it. Raises Wrong, Cannot."""
+    count, begin, befall, times = CASES[name]
+    with lan(folder, count) as machines:
+        first = machines[0]
+        log = folder / "up.log"
+        words = [*COMMAND, "up", "--steps", times * STEPS, "--dir", "out", "--wait-for", 2 * count]
+        site = Site(folder, machines, times * STEPS, "", first.start(words, log), {})
+        site.wait_for(lambda: bool(site.said("up", "join '([^']+)'")), "the join line", 60)
+        site.line = site.said("up", "join '([^']+)'")[0]
+        begin(site)
+        site.wait_for(lambda: site.version() >= 5, "the first versions")
+        told = befall(site)
+        site.wait_for(lambda: site.up.poll() is not None, "the end")
+        for machine, process in site.joined.items():
+            if process.wait(60):
+                raise Wrong(f"what was started on {machine} ended with {process.returncode}; see {folder}")
+        digest = str(json.loads((site.out / "summary.json").read_text())["digest"])
+        return digest, told or f"{len(_members(site))} spheres: {', '.join(sorted(_members(site)))}"
+
+
+def alone(folder: Path, steps: int) -> str:
+    """The digest that one process gives."""
+    words = [*map(str, COMMAND), "train", "--tree", "1", "--steps", str(steps), "--out", "out", "--quiet"]
+    subprocess.run(words, cwd=folder, env=environment(), check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    return str(json.loads((folder / "out" / "summary.json").read_text())["digest"])
+
+
+def main(argv: list[str]) -> int:
+    """The exit code: 1 if a digest differs or a case went wrong."""
+    parser = argparse.ArgumentParser(prog="scripts/hosts", description="One run on several hosts of this machine.")
+    parser.add_argument("case", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)} (default: all)")
+    given = parser.parse_args(argv).case or list(CASES)
+    if strange := set(given) - set(CASES):
+        parser.error(f"no such case: {', '.join(strange)}")
+    os.chdir(ROOT)
+    wrong = 0
+    known: dict[int, str] = {}
+    for name in given:
+        steps = CASES[name][3] * STEPS
+        if steps not in known:
+            known[steps] = alone(Path(tempfile.mkdtemp(prefix="lightwatch-alone-")), steps)
+            print(f"one process, {steps} steps: {known[steps][:16]}", flush=True)
+        folder, begin_s = Path(tempfile.mkdtemp(prefix=f"lightwatch-{name}-")), time.monotonic()
+        try:
+            digest, told = play(name, folder)
+        except Wrong as error:
+            digest, told = "none", str(error)
+        same = digest == known[steps]
+        wrong += not same
+        took_s = time.monotonic() - begin_s
+        print(f"{name:11} {digest[:16]} {'same' if same else 'DIFFERS'}  {took_s:5.1f} s  {told}", flush=True)
+    return 1 if wrong else 0
