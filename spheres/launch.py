@@ -76,6 +76,8 @@ class Pulse:
         def wait() -> None:
             while True:
                 ready, _, _ = select.select([self._pipes.words, self._noted], [], [])
+                if ready[0] == self._pipes.words and os.read(ready[0], 1) != LEAVE:
+                    return  # its end
                 if ready[0] == self._noted and os.read(self._noted, 1)[0] not in ASKED:
                     continue  # of a signal that a script has a use for
                 leave()

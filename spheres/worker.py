@@ -66,11 +66,10 @@ def main(
     run_id, silence_s = json.loads((run_dir / "control.json").read_text())["run_id"], run.control.silence_s
     try:
         own = read_key(Path(key)) if key else found_key(run_dir, "sphere", run_id=run_id, address=address)
+        reached_at = own_address(address, interface)
     except KeyFileError as error:
         print(error, file=sys.stderr)
         return 2
-    try:
-        reached_at = own_address(address, interface)
     except ConfigError as error:  # a cable that is out, a name that can't be looked up: it may be better in a moment
         print(error, file=sys.stderr)
         return START_ANEW
