@@ -15,7 +15,7 @@ from pathlib import Path
 
 from control import crash
 from control.errors import KeyFileError
-from control.keyfile import Pair, found_key, read_key
+from control.keyfile import KeyFile, Pair, found_key, read_key
 from control.protocol import Failed, Hello
 from lightwatch import config, job
 from lightwatch import sync as seam
@@ -74,10 +74,7 @@ def main(
         print(error, file=sys.stderr)
         return START_ANEW
     larder = Larder(reached_at, Pair.draw() if own is not None else None)
-    end = os._exit if pulse is None else pulse.end
-    link = Link(address, _hello(run_id, path, former, larder), silence_s, pulse=pulse, leave=end, key=own)
-    if pulse is not None:
-        pulse.listen(link.ask_to_leave)
+    link = _linked(address, _hello(run_id, path, former, larder), silence_s, pulse, own)
     folder = _folder(run_dir, path, run, bool(script))
     sync = TreeSync(link, run_id, silence_s, larder=larder, folder=folder, pulse=pulse)
     sync.saves, sync.home = Saves(link, run.control.checkpoint_at), _home(run_dir, run_id, run, bool(script))
@@ -135,6 +132,15 @@ def _folder(run_dir: Path, path: str, run: config.RunConfig, of_script: bool) ->
         keep=lambda model: job.finish(model, run_dir, run.training.seed),
         configured=lambda config: job.write_config(run_dir, config, run) if of_script else None,
     )
+
+
+def _linked(address: str, hello: Hello, silence_s: float, pulse: Pulse | None, own: KeyFile | None) -> Link:
+    """The link to control, by which this sphere says also that it was asked to leave."""
+    if pulse is None:
+        return Link(address, hello, silence_s, key=own)
+    link = Link(address, hello, silence_s, pulse=pulse, leave=pulse.end, key=own)
+    pulse.listen(link.ask_to_leave)
+    return link
 
 
 def _hello(run_id: str, path: str, former: int, larder: Larder) -> Hello:
