@@ -101,6 +101,8 @@ class Beat(Message, frozen=True, kw_only=True):
     """The sphere whose part made the tail of generation `failed_in` unsound; 0: nobody in particular."""
     unreachable: list[int] = []
     """Members of `failed_in` whose larder did not answer when that generation broke."""
+    leaving: bool = False
+    """I was asked to leave: deal me nothing, and tell me when I may go."""
     rss_bytes: int = 0
     cpu_s: float = 0.0
 
@@ -324,10 +326,14 @@ class SaveOver(Message, frozen=True, kw_only=True):
 
 
 class End(Message, frozen=True, kw_only=True):
-    """The run is over for you: leave. status: completed, stopped or failed."""
+    """The run is over for you: leave. status: completed, stopped or failed; LEFT: it goes on without you."""
 
     status: str
     reason: str = ""
+
+
+LEFT = "left"
+"""The status of an End to who was asked to leave, and may: nobody waits for anything of it."""
 
 
 # ---------------------------------------------------------------- clients and control
@@ -335,8 +341,9 @@ class Ask(Message, frozen=True, kw_only=True):
     """A client's question or order. A repeated `request` id is answered again and acts once.
 
     what: status, tree, health, stats, checkpoints, wait, watch, heard; and the orders pause, resume, stop,
-    set_learning_rate, checkpoint, restore, rebalance, terminate. value: a learning rate, a version to wait for, how
-    many events were heard (which has no answer). text: a checkpoint's name, a path, a state to wait for.
+    set_learning_rate, checkpoint, restore, rebalance, terminate, spawn, drain. value: a learning rate, a version to
+    wait for, how many events were heard (which has no answer). text: a checkpoint's name, a path (for drain also of a
+    node, for all below it), a state to wait for.
     """
 
     request: str

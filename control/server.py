@@ -74,7 +74,7 @@ from .reception import Reception
 from .rendezvous import Rendezvous
 from .report import answer_order, story_of, totals_by_path
 from .speakers import Speakers
-from .state import ControlStatus
+from .state import ControlStatus, State
 from .told import all_sent
 from .wire import encode
 
@@ -198,7 +198,7 @@ class Server:
             self.clients.watchers.tell(story, self.state, now_s)
         if isinstance(event, GenerationBegun) and self.state.lineage > before.lineage:
             self.journal.cut_back(event.position.version)  # before the ledger: whoever dies here finds all lines again
-        if self._ledger_broke or not isinstance(event, DURABLE) or (isinstance(event, SphereLost) and before.ended):
+        if self._ledger_broke or not isinstance(event, DURABLE) or _is_expected(before, event):
             return
         if isinstance(event, SphereReported):
             if before.versions.row(event.row.version) is self.state.versions.row(event.row.version):
@@ -389,3 +389,8 @@ class Server:
                 self.ledger.commit()
             except LedgerError:
                 log.error("the end is not in the ledger either")
+
+
+def _is_expected(state: State, event: Event) -> bool:
+    """Whether it is a connection that ends because its sphere was told that it may go: no loss, for the record."""
+    return isinstance(event, SphereLost) and (state.ended is not None or state.seats[event.sphere].released)

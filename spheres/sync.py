@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from control.protocol import NO_GENERATION, End, Failed, Generation, Go, How, Memory, Phase, Proof, View
+from control.protocol import Wanted as WireWanted
 from lightwatch.config import TrainingConfig
 from lightwatch.device import CPU, identity_of
 from lightwatch.errors import DataError, RunEnded, StateError, coded
@@ -247,8 +248,8 @@ class TreeSync:
         ):  # after an exception that a script outlived
             self._break_off("a step was begun anew after a part of it had been handed on [LW408]")
         number = self._link.standing.in_force
-        paces = self._link.heard.orders[number - 1].paces if number else {}
-        units = self._shares.of(self._link.heard.sphere, position, training, evaluation, paces)
+        wanted = self._link.heard.orders[number - 1] if number else WireWanted()
+        units = self._shares.of(self._link.heard.sphere, position, training, evaluation, wanted)
         self._step_s = time.monotonic()
         self._link.stand(closing=not training)
         return units

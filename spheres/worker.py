@@ -9,13 +9,13 @@ import socket
 import sys
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from control import crash
 from control.errors import KeyFileError
-from control.keyfile import Pair, found_key, read_key
+from control.keyfile import KeyFile, Pair, found_key, read_key
 from control.protocol import Failed, Hello
 from lightwatch import config, job
 from lightwatch import sync as seam
@@ -28,6 +28,7 @@ from .address import own_address
 from .folder import Folder
 from .graves import Worn
 from .larder import Larder
+from .launch import Pulse
 from .link import START_ANEW, AdmissionRefused, Link, LinkBroken
 from .sync import TreeSync
 from .writers import Saves
@@ -45,7 +46,7 @@ def main(
     *,
     profile: bool = False,
     former: int = 0,
-    pulse: Callable[..., None] | None = None,
+    pulse: Pulse | None = None,
     key: str = "",
     interface: str = "",
     local_rank: int | None = None,
@@ -55,27 +56,25 @@ def main(
 
     script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml. profile: write one. former:
     process id of the sphere here before, which is dead. pulse: tells the supervisor that this process lives; given
-    b"v", that it made a version. key: this machine's key file; empty: the one that it has for the run, if any.
+    b"v", that it made a version; hears when to leave. key: this machine's key file; empty: its own for the run, if any.
     interface: by which the others reach it; empty: the one that leads to control. local_rank: which of this machine's
     spheres this is; None: the number that its path ends with.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     crash.arm(run_dir, "sphere", path)
     run = config.load(run_dir / "config.toml", config.RunConfig())
-    run_id = json.loads((run_dir / "control.json").read_text())["run_id"]
-    silence_s = run.control.silence_s
+    run_id, silence_s = json.loads((run_dir / "control.json").read_text())["run_id"], run.control.silence_s
     try:
         own = read_key(Path(key)) if key else found_key(run_dir, "sphere", run_id=run_id, address=address)
+        reached_at = own_address(address, interface)
     except KeyFileError as error:
         print(error, file=sys.stderr)
         return 2
-    try:
-        reached_at = own_address(address, interface)
     except ConfigError as error:  # a cable that is out, a name that can't be looked up: it may be better in a moment
         print(error, file=sys.stderr)
         return START_ANEW
     larder = Larder(reached_at, Pair.draw() if own is not None else None)
-    link = Link(address, _hello(run_id, path, former, larder), silence_s, pulse=pulse, key=own)
+    link = _linked(address, _hello(run_id, path, former, larder), silence_s, pulse, own)
     folder = _folder(run_dir, path, run, bool(script))
     sync = TreeSync(link, run_id, silence_s, larder=larder, folder=folder, pulse=pulse)
     sync.saves, sync.home = Saves(link, run.control.checkpoint_at), _home(run_dir, run_id, run, bool(script))
@@ -133,6 +132,15 @@ def _folder(run_dir: Path, path: str, run: config.RunConfig, of_script: bool) ->
         keep=lambda model: job.finish(model, run_dir, run.training.seed),
         configured=lambda config: job.write_config(run_dir, config, run) if of_script else None,
     )
+
+
+def _linked(address: str, hello: Hello, silence_s: float, pulse: Pulse | None, own: KeyFile | None) -> Link:
+    """The link to control, by which this sphere says also that it was asked to leave."""
+    if pulse is None:
+        return Link(address, hello, silence_s, key=own)
+    link = Link(address, hello, silence_s, pulse=pulse, leave=pulse.end, key=own)
+    pulse.listen(link.ask_to_leave)
+    return link
 
 
 def _hello(run_id: str, path: str, former: int, larder: Larder) -> Hello:

@@ -236,6 +236,8 @@ class Crew:
             if sphere.lost_at_s is not None:
                 self._view.note(f"sphere {path} is at work again, {time.monotonic() - sphere.lost_at_s:.1f} s later")
             sphere.lost_at_s = None
+        elif "leaving" in item:
+            self._view.note(f"sphere {path} leaves, asked to by {item['why']}; the run goes on without it")
         elif "gave_up" in item and not self.amiss:
             self.amiss = item["why"]
         elif "exited" in item:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from control.protocol import Beat, End, Failed, Hello, Refused, ToControl, ToSphere, View, Welcome
 from lightwatch import sync as seam
 from spheres import worker
+from spheres.launch import Pipes, Pulse
 from tests.spheres.fake_control import FakeControl
 
 
@@ -92,5 +95,11 @@ def test_who_took_part_and_is_refused_when_it_is_back_begins_anew(run_dir: Path)
 
 def test_who_is_refused_does_not_come_again(run_dir: Path) -> None:
     """A supervisor would otherwise ask for ever."""
+    heard, told = os.pipe()
     with FakeControl(lambda message: [Refused(text="0/0 is taken")]) as control:
-        assert worker.main(run_dir, control.address, "0/0", pulse=lambda *_: None) == 1
+        assert worker.main(run_dir, control.address, "0/0", pulse=Pulse(Pipes(-1, -1, -1, -1, heard))) == 1
+    os.close(told)
+    for thread in threading.enumerate():
+        if thread.name == "words":
+            thread.join(5.0)
+    os.close(heard)
