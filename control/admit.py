@@ -24,6 +24,7 @@ from .events import (
     SphereReturned,
     SphereSaving,
 )
+from .leaving import at_or_below, is_leaving, next_wanted
 from .membership import is_same_process, why_not_equal, why_not_here
 from .paces import measured_so_far
 from .protocol import (
@@ -48,7 +49,9 @@ from .protocol import (
 from .saves import can_be_named, progress_of
 from .state import UNHEARD_OF, State
 
-ORDERS = ("pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore", "rebalance", "terminate", "spawn")
+ORDERS = (
+    "pause", "resume", "stop", "set_learning_rate", "checkpoint", "restore", "rebalance", "terminate", "spawn", "drain"
+)  # fmt: skip
 
 VERSIONS_MAX = 1 << 53
 
@@ -244,6 +247,8 @@ def admit_order(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
         return _terminate(state, ask)
     if ask.what == "spawn":
         return _spawn(state, ask)
+    if ask.what == "drain":
+        return _drain(state, ask)
     return Refusal(f"{ask.what!r} is not an order; control knows {', '.join(ORDERS)} [LW506]")
 
 
@@ -270,6 +275,20 @@ def _restore(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
     if state.restoring:
         return Already(state.restoring, "the run is about to go back already")
     return _next(state, ask, text=ask.text)
+
+
+def _drain(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
+    """Who is at a path, or below it, is to leave."""
+    there = at_or_below(state, ask.text)
+    if not there:
+        return Refusal(
+            f"drain: no sphere is at {ask.text[:80]!r}, nor below it; `lightwatch tree` shows who is [LW002]"
+        )
+    spheres = [seat.sphere for seat in there if not is_leaving(state, seat)]
+    if not spheres:
+        number = next(order.wanted.number for order in state.orders if there[-1].sphere in order.wanted.leaving)
+        return Already(number, f"{ask.text} is leaving already")
+    return OrderGiven(wanted=next_wanted(state, spheres), what="drain", request=ask.request, text=ask.text)
 
 
 def _rebalance(state: State, ask: Ask) -> OrderGiven | Already | Refusal:

@@ -34,6 +34,7 @@ from .events import (
     SphereProved,
     SphereReady,
     SphereRefused,
+    SphereReleased,
     SphereReported,
     SphereReturned,
     SphereSaving,
@@ -114,6 +115,8 @@ def _of_a_sphere(state: State, event: SphereEvent) -> State:
             return _seated(state, changed(_heard(state, event.sphere, event.at_s), refused=event.text))
         case SphereExpelled():
             return _seated(state, changed(state.seats[event.sphere], expelled=event.text))
+        case SphereReleased():
+            return _seated(state, changed(state.seats[event.sphere], released=True))
         case SphereBarred():
             seat = state.seats[event.sphere]
             barred = changed(seat, barred_s=event.until_s, bars=seat.bars + 1, broke_s=None)

@@ -218,6 +218,12 @@ class ControlClient:
         goes on. What was ordered last stays ordered. Raises OrderRefused if it can't be read as a whole."""
         return self._order("restore", wait, timeout_s, text=name, request=request)
 
+    def drain(self, path: str, wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = "") -> int | None:
+        """Have the sphere at a path leave, or all below a node: the others take their micro-batches and go on without
+        them, and nothing is computed twice; where nobody stays, a checkpoint is written first. Returns the newest
+        version once they have been told to go. Raises OrderRefused if nobody is there."""
+        return self._order("drain", wait, timeout_s, text=path, request=request)
+
     def _order(self, what: str, wait: bool, timeout_s: float, request: str, **more: float | str) -> int | None:
         ask = msgspec.structs.replace(Ask(request=request or uuid.uuid4().hex, what=what), **more)
         return self._obeyed(ask, wait, timeout_s).version

@@ -6,7 +6,7 @@ each in turn to whoever would finish it first does just that (no list of other j
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from heapq import heapify, heapreplace
 from statistics import median
 
@@ -33,6 +33,15 @@ def counts(units: int, spheres: Sequence[int], paces: Mapping[int, float]) -> di
         given[rank] += 1
         heapreplace(ends, ((given[rank] + 1) * pace[rank], rank))
     return dict(zip(spheres, given, strict=True))
+
+
+def staying(spheres: Sequence[int], leaving: Collection[int]) -> list[int]:
+    """Who is dealt anything: those who stay; all, if nobody does.
+
+    >>> staying([1, 2, 3], [2]), staying([1, 2], [2, 1, 7])
+    ([1, 3], [1, 2])
+    """
+    return [sphere for sphere in spheres if sphere not in leaving] or list(spheres)
 
 
 def deal(indices: Sequence[int], spheres: Sequence[int], paces: Mapping[int, float]) -> dict[int, list[int]]:

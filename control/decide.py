@@ -10,6 +10,7 @@ from __future__ import annotations
 from .events import DealKept, Event, EverybodyLeft, OrderGiven, OrderTook, RunEnded, VersionSettled
 from .flights import SAVE_S, save_ended
 from .generations import adopted, beginning, proposed, restore_refused
+from .leaving import let_go
 from .losses import barred, expelled
 from .paces import paces_to_deal_by
 from .protocol import Phase, Wanted
@@ -34,6 +35,7 @@ def decide(state: State, now_s: float) -> Event | None:
         or adopted(state, now_s)
         or (expelled(state, now_s) if state.adopting_s is None else None)
         or _settled(state)
+        or (let_go(state, now_s) if state.adopting_s is None else None)
         or _parted(state, now_s)
         or _not_come(state, now_s)
         or _stopped_before_it_began(state, now_s)
@@ -71,7 +73,7 @@ def _refused(state: State, now_s: float) -> Event | None:
 def _failed(state: State, now_s: float) -> Event | None:
     """What a member of the run says it can't do would fail on the others too; a sick one is the exception."""
     for seat in state.seats.values():
-        if seat.failed is not None and not seat.failed.sick and not seat.expelled:
+        if seat.failed is not None and not seat.failed.sick and not seat.expelled and not seat.released:
             if (state.begun is None and not state.wait_for) or seat.sphere in state.line():
                 return _fail(f"{seat.name} failed {seat.doing}: {seat.failed.text}", now_s, seat.failed.usage)
     return None
@@ -144,7 +146,7 @@ def _waits_in_a_step(state: State, seat: Seat, version: int) -> bool:
 def _not_come(state: State, now_s: float) -> Event | None:
     if state.begun is not None or now_s - state.began_s < COME_S:
         return None
-    absent = [path for path in state.paths if state.seat_at(path) is None]
+    absent = [path for path in state.paths if (seat := state.seat_at(path)) is None or seat.released]
     return _fail(f"sphere {absent[0]} did not come within {COME_S:g} s; see its log [LW409]", now_s) if absent else None
 
 

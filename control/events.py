@@ -128,6 +128,14 @@ class SphereExpelled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SphereReleased:
+    """It was asked to leave, and nobody waits for anything of it any more: it may go, and is not missed."""
+
+    sphere: int
+    at_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SphereBarred:
     """Its peers can't reach it, though control can: it is left out until the clock says `until_s`."""
 
@@ -322,6 +330,7 @@ SphereEvent: TypeAlias = (
     | SphereClosed
     | SphereFailed
     | SphereExpelled
+    | SphereReleased
     | SphereBarred
 )
 Event: TypeAlias = (
@@ -352,6 +361,7 @@ DURABLE = (
     SphereClosed,
     SphereFailed,
     SphereExpelled,
+    SphereReleased,
     SphereBarred,
     GenerationProposed,
     GenerationBegun,

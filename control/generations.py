@@ -10,6 +10,7 @@ on, while one of them lives. If none of them is here, control waits for one; but
 from __future__ import annotations
 
 from .events import Adopted, GenerationBegun, GenerationProposed, RestoreRefused
+from .leaving import owes_nothing
 from .losses import BROKEN, is_gone, is_here
 from .protocol import NO_GENERATION, Generation, Hello, Member
 from .rollcall import Readys, begun, is_called_to_restore, readys_of, restored
@@ -43,9 +44,10 @@ def proposed(state: State, now_s: float) -> GenerationProposed | None:
 
 
 def members_here(state: State, now_s: float) -> tuple[Member, ...]:
-    """Everybody who could take part now, in tree order."""
+    """Everybody who is to take part now, in tree order."""
     seats = [seat for path in state.paths if (seat := state.seat_at(path)) is not None]
-    return tuple(_member(seat.sphere, seat.hello) for seat in seats if is_here(state, seat, now_s))
+    here = [seat for seat in seats if is_here(state, seat, now_s) and not owes_nothing(state, seat, now_s)]
+    return tuple(_member(seat.sphere, seat.hello) for seat in here)
 
 
 def _member(sphere: int, hello: Hello) -> Member:
@@ -68,7 +70,8 @@ def waits_for(state: State, now_s: float, readys: Readys | None = None) -> list[
     if holds:
         return []
     asked = readys or {}
-    missing = [seat for seat in line if not (seat.dead or seat.expelled or seat.failed or seat.sphere in asked)]
+    gone = {seat.sphere for seat in line if seat.dead or seat.expelled or seat.released or seat.failed}
+    missing = [seat for seat in line if seat.sphere not in gone and seat.sphere not in asked]
     if missing and now_s - max(_silent_since_s(seat) for seat in missing) > TAKEOVER_S:
         return []
     return missing
@@ -157,7 +160,7 @@ def _is_called_by_another(state: State) -> bool:
 
 
 def _is_out(state: State, seat: Seat, now_s: float) -> bool:
-    return is_gone(state, seat, now_s) or seat.barred_s > now_s
+    return is_gone(state, seat, now_s) or seat.barred_s > now_s or owes_nothing(state, seat, now_s)
 
 
 def _next(state: State) -> Generation:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from .checkup import CheckUp
 from .complaints import Complaints
 from .door import NO_KEY, SILENT, WRONG_KEY, Arrived, Door
 from .entrance import Brief, Enrol, Enrolled
@@ -19,7 +20,7 @@ from .errors import ControlError, WireError
 from .keys import Keys, Machine
 from .protocol import Answer, Ask, FromSphere, Hello, Refused
 from .roles import Role, why_not_said
-from .tokens import Token, Tokens
+from .tokens import Token, Tokens, why_used_up
 from .wire import decode_at_control, encode
 
 LOOK_S = 0.25
@@ -123,7 +124,7 @@ class Guard:
 
     # ---------------------------------------------------------------- who is heard
 
-    def admitted(self, heard: Arrived, now_s: float) -> FromSphere | Ask | Brief | None:
+    def admitted(self, heard: Arrived, now_s: float) -> FromSphere | Ask | Brief | CheckUp | None:
         """What this frame says, if its sender may say it. An Enrol is answered here."""
         role = None
         if self._keys is not None:
@@ -140,10 +141,14 @@ class Guard:
         if self._keys is not None and not heard.live and isinstance(message, Hello):
             return None  # whoever would have the seat has left, and so has its key
         why = why_not_said(role, message)
+        if role is Role.ENROLLING and not why and not isinstance(message, Enrol):
+            why = why_used_up(self._tokens.get(heard.key), time.time())
         if why:
             self.complaints.say("refused", f"{why}, said {self._name(heard.key)}", now_s)
             if isinstance(message, Ask):
                 self._door.send(heard.identity, encode(Answer(request=message.request, ok=False, text=why)))
+            elif isinstance(message, Brief | CheckUp):
+                self._door.send(heard.identity, encode(Refused(text=why)))
         elif isinstance(message, Enrol):
             self._enrol(heard, message, now_s)
         else:

@@ -43,7 +43,7 @@ def is_gone(state: State, seat: Seat, now_s: float) -> bool:
 
     A neighbour whose collective broke is a second witness: then the closed connection counts at once.
     """
-    if seat.expelled or seat.failed is not None or state.sphere_at.get(seat.path) != seat.sphere:
+    if seat.expelled or seat.released or seat.failed is not None or state.sphere_at.get(seat.path) != seat.sphere:
         return True
     if seat.connected:
         return False
@@ -75,7 +75,7 @@ def expelled(state: State, now_s: float) -> SphereExpelled | None:
     members = {member.sphere for member in state.members}
     accusers = _accusers(state)
     for seat in state.seats.values():
-        if seat.expelled or seat.refused or not seat.connected:
+        if seat.expelled or seat.released or seat.refused or not seat.connected:
             continue
         why = _why(state, seat, accusers[seat.sphere], now_s) or (
             _why_not_at_work(state, seat, now_s) if seat.sphere in members else ""

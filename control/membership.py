@@ -60,9 +60,10 @@ def _why_out_of_reach(state: State, hello: Hello) -> str:
 
 def is_free_for(seat: Seat, key: str) -> bool:
     """Whether who shows this key may come after the sphere that has this seat. A seat is its machine's, until that
-    machine is revoked or its sphere thrown out or known dead: a connection that closed may be a cable that was cut."""
+    machine is revoked or its sphere has left, was thrown out or is known dead: a connection that closed may be a cable
+    that was cut."""
     keyless = not key or not seat.key  # the run has no keys, or had none when that sphere came
-    return keyless or seat.key == key or bool(seat.expelled) or seat.dead
+    return keyless or seat.key == key or bool(seat.expelled) or seat.released or seat.dead
 
 
 def _why_no_place(state: State, path: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from .deal import is_worth
+from .deal import is_worth, staying
 from .state import Seat, State
 from .totals import RECENT
 
@@ -29,7 +29,7 @@ def paces_to_deal_by(state: State) -> dict[int, float] | None:
     if state.proof is None or state.generation != state.running:
         return None
     paces = measured(state)
-    spheres = [member.sphere for member in state.members]
+    spheres = staying([member.sphere for member in state.members], state.wanted.leaving)
     if paces is None or not is_worth(state.proof.micro_batches, spheres, state.wanted.paces, paces):
         return None
     return paces

@@ -15,6 +15,7 @@ from .decide import decide
 from .events import Event, GenerationBegun
 from .flights import parts_to_seal
 from .protocol import (
+    LEFT,
     NO_GENERATION,
     End,
     Expelled,
@@ -83,6 +84,11 @@ def _for_seat(state: State, seat: Seat, view: View, is_member: bool, now_s: floa
     if seat.expelled:
         if not seat.told.over:
             yield Expelled(text=seat.expelled, final=seat.path in state.wanted.terminated)
+        return
+    if seat.released:
+        yield from _save_over(state, seat)
+        if not seat.told.over:
+            yield End(status=LEFT, reason="it was asked to leave, and the run goes on without it")
         return
     if is_member:
         yield from _view(state, seat, view, now_s)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from .checkup import CheckedUp
 from .crash import here
 from .entrance import Briefed
 from .protocol import Answer, End, Go, SaveOver, Seal, ToSphere, View
 
 
-def before(message: ToSphere | Answer | Briefed) -> None:
+def before(message: ToSphere | Answer | Briefed | CheckedUp) -> None:
     """It is committed and about to be sent."""
     match message:
         case View():
@@ -24,7 +25,7 @@ def before(message: ToSphere | Answer | Briefed) -> None:
             pass
 
 
-def after(message: ToSphere | Answer | Briefed) -> None:
+def after(message: ToSphere | Answer | Briefed | CheckedUp) -> None:
     """One sphere was told, and the next was not."""
     match message:
         case View():

@@ -8,7 +8,7 @@ Laws
      heard), so a lost message heals with the next one.
   4. New fields get defaults; a field's meaning is never reused.
 
-Durations are in seconds and end in `_s`; no instant ever crosses machines.
+Durations are in seconds and end in `_s`; no instant ever crosses machines, but a doctor's (checkup.py), to be compared.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from .checkup import CheckUp
 from .entrance import Brief, Enrol
 from .status import Health, NodeStats, SavedCheckpoint, Status, Traffic
 from .store import StoreAdd as StoreAdd
@@ -100,6 +101,8 @@ class Beat(Message, frozen=True, kw_only=True):
     """The sphere whose part made the tail of generation `failed_in` unsound; 0: nobody in particular."""
     unreachable: list[int] = []
     """Members of `failed_in` whose larder did not answer when that generation broke."""
+    leaving: bool = False
+    """I was asked to leave: deal me nothing, and tell me when I may go."""
     rss_bytes: int = 0
     cpu_s: float = 0.0
 
@@ -323,10 +326,14 @@ class SaveOver(Message, frozen=True, kw_only=True):
 
 
 class End(Message, frozen=True, kw_only=True):
-    """The run is over for you: leave. status: completed, stopped or failed."""
+    """The run is over for you: leave. status: completed, stopped or failed; LEFT: it goes on without you."""
 
     status: str
     reason: str = ""
+
+
+LEFT = "left"
+"""The status of an End to who was asked to leave, and may: nobody waits for anything of it."""
 
 
 # ---------------------------------------------------------------- clients and control
@@ -334,8 +341,9 @@ class Ask(Message, frozen=True, kw_only=True):
     """A client's question or order. A repeated `request` id is answered again and acts once.
 
     what: status, tree, health, stats, checkpoints, wait, watch, heard; and the orders pause, resume, stop,
-    set_learning_rate, checkpoint, restore, rebalance, terminate. value: a learning rate, a version to wait for, how
-    many events were heard (which has no answer). text: a checkpoint's name, a path, a state to wait for.
+    set_learning_rate, checkpoint, restore, rebalance, terminate, spawn, drain. value: a learning rate, a version to
+    wait for, how many events were heard (which has no answer). text: a checkpoint's name, a path (for drain also of a
+    node, for all below it), a state to wait for.
     """
 
     request: str
@@ -376,4 +384,4 @@ StoreRequest: TypeAlias = StoreSet | StoreGet | StoreAdd | StoreDelete
 FromSphere: TypeAlias = Hello | Proof | Beat | Row | Ready | Saving | Closed | Failed | StoreRequest
 ToSphere: TypeAlias = Welcome | Refused | Expelled | View | Go | Tick | Orders | Seal | SaveOver | End | StoreReply
 ToClient: TypeAlias = Answer | Event
-ToControl: TypeAlias = FromSphere | Ask | Enrol | Brief
+ToControl: TypeAlias = FromSphere | Ask | Enrol | Brief | CheckUp

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 import zmq
 
+from .checkup import CheckedUp
 from .entrance import Briefed, Enrolled
 from .errors import KeyRefused, NoAnswer
 from .handshakes import EVENTS, Handshakes
@@ -24,7 +25,7 @@ def asked(
     lock: tuple[str, Pair] | None,
     timeout_s: float,
     why: Callable[[Handshakes], str],
-) -> Enrolled | Briefed:
+) -> Enrolled | Briefed | CheckedUp:
     """Control's answer; the word is said again until it comes. lock: control's public half and the pair to show; None:
     the run has no keys. why: the sentence for one who is turned away at the handshake.
 
@@ -52,7 +53,7 @@ def asked(
             poller.poll(max(0, int(min(again - now, deadline - now) * 1000)) + 1)
             if dealer.poll(0):
                 answer = decode_at_newcomer(dealer.recv())
-                if isinstance(answer, Enrolled | Briefed):
+                if isinstance(answer, Enrolled | Briefed | CheckedUp):
                     return answer
                 raise KeyRefused(answer.text)
             handshakes.read(monitor)

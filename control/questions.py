@@ -78,6 +78,8 @@ def _health_at(state: State, path: str, now_s: float) -> SphereHealth:
 
 
 def _how(state: State, seat: Seat, now_s: float) -> str:
+    if seat.released:
+        return "left"
     if is_gone(state, seat, now_s) or not seat.connected or now_s - seat.heard_s > state.silence_s:
         return "lost"
     if seat.beat is None or seat.beat.phase is not Phase.COMPUTING:

@@ -28,12 +28,14 @@ from .events import (
     SphereLost,
     SphereProved,
     SphereRefused,
+    SphereReleased,
     SphereReported,
     SphereReturned,
     VersionSettled,
 )
 from .flights import alarm as save_alarm
 from .generations import TAKEOVER_S, is_held, waits_for
+from .leaving import all_have_left, is_leaving
 from .protocol import Answer, Ask, Phase, Row
 from .protocol import Event as Story
 from .rollcall import readys_of
@@ -43,7 +45,7 @@ from .totals import merged, summed
 from .tree import SphereTree
 from .versions import Pace
 
-LATE = ("checkpoint", "restore")
+LATE = ("checkpoint", "restore", "drain")
 """Orders that are obeyed some time after they are in force."""
 
 
@@ -74,7 +76,7 @@ def status_of(state: State, now_s: float) -> Status:
         reason=state.ended.reason if state.ended else "",
         epoch=_epoch(state),
         spheres=[
-            _sphere_status(by_path[path], recent[by_path[path].sphere], now_s)
+            _sphere_status(state, by_path[path], recent[by_path[path].sphere], now_s)
             for path in state.paths
             if path in by_path
         ],
@@ -108,6 +110,10 @@ def alarm_of(state: State, now_s: float) -> str:
             "no sphere holds a state, and none can read a checkpoint or v0.safetensors: put one back into the run's "
             "folder [LW412]"
         )
+    if all_have_left(state, now_s):
+        last = state.saves.last
+        whence = f"checkpoint {last.name}" if last is not None else "version 0"
+        return f"all spheres have left, as they were asked to; one that comes goes on from {whence} [LW415]"
     return ""
 
 
@@ -135,15 +141,16 @@ def _epoch(state: State) -> EpochStatus | None:
     return epoch_status(state.versions.epoch, proof.micro_batches, proof.steps_per_epoch) if proof else None
 
 
-def _sphere_status(seat: Seat, recent: Totals, now_s: float) -> SphereStatus:
+def _sphere_status(state: State, seat: Seat, recent: Totals, now_s: float) -> SphereStatus:
     beat, laps, totals = seat.beat, seat.account.laps, seat.account.totals
-    phase = beat.phase if beat else Phase.STARTING
+    phase = beat.phase.value if beat else Phase.STARTING.value
+    phase = "leaving" if is_leaving(state, seat) else phase
     return SphereStatus(
         sphere=seat.sphere,
         path=seat.path,
         pid=seat.hello.pid,
         host=seat.hello.host,
-        phase=phase.value if seat.connected else "gone",
+        phase=phase if seat.connected else "left" if seat.released else "gone",
         version=max(seat.version, beat.position.version if beat else 0),
         units_done=beat.units_done if beat else 0,
         units_dealt=beat.units_dealt if beat else 0,
@@ -217,12 +224,27 @@ def _come_of(state: State, request: str, order: Order) -> Answer | None:
             return Answer(request=request, ok=False, text=f"{result.text} [LW608]", number=number)
         folder, version = result.folder, result.version
         return Answer(request=request, ok=True, text=result.text, number=number, version=version, checkpoint=folder)
+    if order.what == "drain":
+        return _left(state, request, order)
     if order.what == "restore" and number in state.refusals:
         return Answer(request=request, ok=False, text=state.refusals[number].text, number=number)
     if order.what == "restore" and state.restoring != number:
         text = f"the run goes on from version {order.version}"
         return Answer(request=request, ok=True, text=text, number=number, version=order.version)
     return None
+
+
+def _left(state: State, request: str, order: Order) -> Answer | None:
+    """Whether it is in force, and all have gone whom it names."""
+    if order.version is None:
+        return None
+    before = state.orders[order.wanted.number - 2].wanted.leaving if order.wanted.number > 1 else []
+    seats = [state.seats.get(sphere) for sphere in order.wanted.leaving if sphere not in before]
+    if any(seat is not None and not (seat.released or seat.expelled) for seat in seats):
+        return None
+    version = max(state.versions.version, order.version)
+    text = f"{order.text} has left, at version {version}"
+    return Answer(request=request, ok=True, text=text, number=order.wanted.number, version=version)
 
 
 def story_of(before: State, event: Event, after: State) -> Story | None:
@@ -242,10 +264,12 @@ def story_of(before: State, event: Event, after: State) -> Story | None:
             return Story(kind="sphere", text=f"refused: {text}")
         case SphereLost(sphere=sphere):
             seat = after.seats[sphere]
-            what = "left" if after.ended else "lost its connection"
+            what = "left" if after.ended or seat.released else "lost its connection"
             return Story(kind="sphere", text=f"{seat.name} {what}")
         case SphereExpelled(text=text):
             return Story(kind="sphere", text=f"thrown out: {text}")
+        case SphereReleased(sphere=sphere):
+            return Story(kind="sphere", text=f"{after.seats[sphere].name} leaves, as it was asked to")
         case SphereBarred(text=text, until_s=until_s, at_s=at_s):
             return Story(kind="sphere", text=f"left out for {until_s - at_s:.1f} s: {text}")
         case VersionSettled(sphere=sphere, row=row):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import enum
 
-from .entrance import Enrol
+from .checkup import CheckUp
+from .entrance import Brief, Enrol
 from .protocol import Ask, ToControl
 
 WATCHED = ("status", "tree", "health", "stats", "checkpoints", "wait", "watch", "heard")
@@ -34,6 +35,8 @@ def why_not_said(role: Role | None, message: ToControl) -> str:
     match message:
         case Enrol():
             may = role is Role.ENROLLING
+        case Brief() | CheckUp():  # who is about to enrol may look first
+            may = role in (Role.SPHERE, Role.ENROLLING)
         case Ask(what=what):
             may = role is Role.CLIENT or (role is Role.WATCHER and what in WATCHED)
         case _:

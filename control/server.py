@@ -28,7 +28,7 @@ from .admit import (
     superseded,
 )
 from .apply import apply
-from .brief import briefed
+from .checkup import CheckedUp, CheckUp
 from .clients import Clients, is_urgent
 from .clock import AwakeClock
 from .config import Settings
@@ -70,10 +70,11 @@ from .protocol import (
     Welcome,
 )
 from .recall import recalled
+from .reception import Reception
 from .rendezvous import Rendezvous
 from .report import answer_order, story_of, totals_by_path
 from .speakers import Speakers
-from .state import ControlStatus
+from .state import ControlStatus, State
 from .told import all_sent
 from .wire import encode
 
@@ -98,6 +99,7 @@ class Server:
         self.rendezvous = Rendezvous()
         self.speakers = Speakers()
         self.clients = Clients(door)
+        self.reception = Reception(settings.folder, settings.run_id)
         self.guard = Guard(door, keys)
         self.state = replace(recalled(ledger, settings, self.clock.now_s()), secret=keys.words if keys else b"")
         self.journal = Journal(settings.folder)
@@ -106,7 +108,7 @@ class Server:
             self.rendezvous.begin(self.state.generation)
         self._fenced = ""
         self._early: dict[bytes, Hello] = {}
-        self._outbox: list[tuple[bytes, ToSphere | Answer | Briefed]] = []
+        self._outbox: list[tuple[bytes, ToSphere | Answer | Briefed | CheckedUp]] = []
         self._ledger_broke = False
         self._terms = 0
         self._terms_seen = 0
@@ -196,7 +198,7 @@ class Server:
             self.clients.watchers.tell(story, self.state, now_s)
         if isinstance(event, GenerationBegun) and self.state.lineage > before.lineage:
             self.journal.cut_back(event.position.version)  # before the ledger: whoever dies here finds all lines again
-        if self._ledger_broke or not isinstance(event, DURABLE) or (isinstance(event, SphereLost) and before.ended):
+        if self._ledger_broke or not isinstance(event, DURABLE) or _is_expected(before, event):
             return
         if isinstance(event, SphereReported):
             if before.versions.row(event.row.version) is self.state.versions.row(event.row.version):
@@ -249,8 +251,8 @@ class Server:
                 self.clients.queue(heard.identity, message, heard.live)
         elif isinstance(message, Hello):
             self._on_hello(heard.identity, message, now_s)
-        elif isinstance(message, Brief):
-            self._outbox.append((heard.identity, briefed(self.settings.folder, self.settings.run_id)))
+        elif isinstance(message, Brief | CheckUp):
+            self._outbox.append((heard.identity, self.reception.answer(message, self.state, now_s)))
         else:
             self._on_sphere(heard, message, now_s)
 
@@ -387,3 +389,8 @@ class Server:
                 self.ledger.commit()
             except LedgerError:
                 log.error("the end is not in the ledger either")
+
+
+def _is_expected(state: State, event: Event) -> bool:
+    """Whether it is a connection that ends because its sphere was told that it may go: no loss, for the record."""
+    return isinstance(event, SphereLost) and (state.ended is not None or state.seats[event.sphere].released)

@@ -90,6 +90,8 @@ class Seat:
     refused: str = ""
     expelled: str = ""
     """Why it was thrown out; empty: it was not."""
+    released: bool = False
+    """It was asked to leave, and may."""
     dead: bool = False
     """Its supervisor has seen it dead: a closed connection alone is no proof."""
     barred_s: float = 0.0

@@ -196,7 +196,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 class SphereHealth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one sphere is. state: computing; waiting, for others or to begin; stuck, which computes and does not move;
-    lost: not connected, thrown out, or not heard for silence_s. cpu_s: of its process so far.
+    lost: not connected, thrown out, or not heard for silence_s; left: as it was asked to. cpu_s: of its process so far.
     """
 
     path: str

@@ -50,6 +50,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Sphere -> seconds that one of its micro-batches takes, as control measured: the deal follows it. Bits don't."""
     saves: int = 0
     """How many checkpoints were ordered so far: the version at which this grows is to be saved."""
+    leaving: list[int] = []
+    """Spheres that are to leave: while others stay, these are dealt nothing."""
     save_as: str = ""
     """The name for the newest of them; empty: it is named after its version."""
     terminated: list[str] = []

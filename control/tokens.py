@@ -2,7 +2,8 @@
 
 A token is the secret half of a pair that was drawn for it. Who enrols connects with it, and control keeps its public
 half alone: so the token is on no disk here and crosses no wire, not even encrypted, and whoever has none does not come
-through the handshake. A connection made with it may say Enrol and nothing else.
+through the handshake. A connection made with it may say Enrol; and while the token lets one more in, it may ask what
+that one would hear once it is enrolled: what the run is, and how it would fit.
 
 Laws
   1. A use is on the disk before its machine is allowed, and that before the machine hears so: control may die anywhere,
@@ -93,10 +94,17 @@ def _z85(plain: str) -> str:
 def why_not_enrolled(token: Token | None, enrol: Enrol, now_s: float) -> str:
     """Why this machine is not let in; empty if it is, perhaps once more."""
     if token is None or now_s >= token.until_s:
-        return "the join line is not valid any more: it was good for an hour; ask for another one [LW545]"
+        return why_used_up(token, now_s)
     if not is_public(enrol.public) or not NAME.fullmatch(enrol.name):
         return f"{enrol.name[:64]!r} can't be enrolled: its name or its public key is none [LW541]"
-    if enrol.public not in token.used and len(token.used) >= token.machines:
+    return "" if enrol.public in token.used else why_used_up(token, now_s)
+
+
+def why_used_up(token: Token | None, now_s: float) -> str:
+    """Why this token lets no other machine in; empty if it does. Who holds one that does may ask what the run is."""
+    if token is None or now_s >= token.until_s:
+        return "the join line is not valid any more: it was good for an hour; ask for another one [LW545]"
+    if len(token.used) >= token.machines:
         return f"the join line was used already, by {', '.join(token.used.values())[:200]}; ask for another one [LW545]"
     return ""
 

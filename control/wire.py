@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
+from .checkup import CheckedUp
 from .entrance import Briefed, Enrolled
 from .errors import WireError
 from .protocol import Refused, ToClient, ToControl, ToSphere
@@ -16,8 +17,8 @@ _encoder = msgspec.msgpack.Encoder()
 _to_control: msgspec.msgpack.Decoder[ToControl] = msgspec.msgpack.Decoder(ToControl)
 _to_sphere: msgspec.msgpack.Decoder[ToSphere] = msgspec.msgpack.Decoder(ToSphere)
 _to_client: msgspec.msgpack.Decoder[ToClient] = msgspec.msgpack.Decoder(ToClient)
-_to_newcomer: msgspec.msgpack.Decoder[Enrolled | Briefed | Refused] = msgspec.msgpack.Decoder(
-    Enrolled | Briefed | Refused
+_to_newcomer: msgspec.msgpack.Decoder[Enrolled | Briefed | CheckedUp | Refused] = msgspec.msgpack.Decoder(
+    Enrolled | Briefed | CheckedUp | Refused
 )
 
 T = TypeVar("T")
@@ -48,8 +49,8 @@ def decode_at_client(frame: bytes) -> ToClient:
     return _decode(_to_client, frame)
 
 
-def decode_at_newcomer(frame: bytes) -> Enrolled | Briefed | Refused:
-    """What control answered to Enrol or Brief. Raises WireError."""
+def decode_at_newcomer(frame: bytes) -> Enrolled | Briefed | CheckedUp | Refused:
+    """What control answered to Enrol, Brief or CheckUp. Raises WireError."""
     return _decode(_to_newcomer, frame)
 
 

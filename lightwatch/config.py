@@ -46,6 +46,8 @@ class TrainingConfig(Section):
     headroom_bits: int = whole(5, least=1, most=12)  # growth of a gradient from step to step without a redo
     eval_batches: int = whole(32, least=1)  # evaluation looks at this many micro-batches at most
     nan_policy: str = text("stop", "stop", "skip")
+    device: str = text("cpu", "cpu", "cuda", "auto")  # never derived unless asked: a GPU's bits are others than a CPU's
+    autocast: str = text("off", "off", "bf16")  # of forward and loss; weights, sums and updates stay float32
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 
 from .config import TrainingConfig
 from .data import Batches
+from .device import name_of
 from .replica import Replica
 
 NEED_NOT_BE_EQUAL = ("log_interval", "save_interval", "checkpoint_dir", "max_checkpoints")
@@ -18,6 +19,7 @@ ARITHMETIC_ENVIRONMENT = (
     "MKL_CBWR",
     "MKL_ENABLE_INSTRUCTIONS",
     "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
 )
 
 
@@ -28,11 +30,10 @@ def fingerprint_of(
     from . import __version__
 
     settings = {f"config.{n}": str(getattr(config, n)) for n in config.names() if n not in NEED_NOT_BE_EQUAL}
-    device = replica.layout.device
     return {
         "lightwatch": __version__,
         "torch": str(torch.__version__),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": name_of(replica.layout.device),
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),

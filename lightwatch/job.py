@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .arithmetic import settle_arithmetic
+from .arithmetic import settle_arithmetic, settle_cublas
 from .checkpoint import save_model
 from .config import RunConfig, TrainingConfig, dumps
 from .data import TextData
@@ -43,6 +43,7 @@ def run_script(script: Sequence[str], seed: int) -> None:
     torch is seeded first, the same on every sphere. Raises StateError if it leaves with anything else.
     """
     torch.manual_seed(seed)
+    settle_cublas()
     argv, path = sys.argv, list(sys.path)
     sys.argv = list(script)
     sys.path.insert(0, str(Path(script[0]).resolve().parent))

@@ -226,7 +226,7 @@ class Loop:
             replica.snapshot()  # an optimizer whose state can't be sent is refused now, not when a sphere is lost
             fields["probe"] = replica.probe(units.data.batch(0, 0))
         replica.send_to(self._sync.reduce, early=not self._sync.alone)
-        self.fingerprint = fields
+        self.fingerprint, self._sync.device = fields, replica.layout.device
         length = Length(total, units.data.steps_per_epoch, replica.layout.gradient_bytes)
         self._sync.admit(fields, replica.config, length)
         self._sync.finish, self._sync.kept = self.finish, self._kept

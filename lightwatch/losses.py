@@ -13,12 +13,21 @@ from .errors import ConfigError
 
 LossFunction = Callable[[Any, Any], Tensor]
 
+AUTOCAST: dict[str, torch.dtype | None] = {"off": None, "bf16": torch.bfloat16}
+"""What the config's `autocast` means."""
 
-def loss_of(model: nn.Module, batch: Batch, loss_fn: LossFunction, device: torch.device) -> Tensor:
+
+def loss_of(
+    model: nn.Module, batch: Batch, loss_fn: LossFunction, device: torch.device, autocast: torch.dtype | None = None
+) -> Tensor:
     """A tensor without dimensions: the forward of this batch, brought to the device, and its loss.
 
-    Raises ConfigError if the loss function gives anything else than one number.
+    autocast: the type that torch's autocast computes both in, where it may. Raises ConfigError if the loss function
+    gives anything else than one number.
     """
+    if autocast is not None:
+        with torch.autocast(device.type, dtype=autocast):
+            return loss_of(model, batch, loss_fn, device)
     inputs, targets = _moved(batch.inputs, device), _moved(batch.targets, device)
     if isinstance(inputs, dict):
         outputs = model(**inputs)

@@ -28,7 +28,7 @@ from .departures import Departures
 from .errors import ConfigError, DataError, NonFiniteError, StateError
 from .exact import UNMEASURED, Accumulator, checksum, same_checksum, write_mean
 from .flat import Buffers, FlatLayout, bits_of, digest_of, trainable_parameters
-from .losses import LossFunction, cross_entropy, loss_of
+from .losses import AUTOCAST, LossFunction, cross_entropy, loss_of
 from .optim import AdamW, Schedule, clip_factor, clip_gradients_, norm_of
 from .snapshot import BUFFERS, HIDDEN, OPTIMIZER, PARAMETERS, Snapshot, apart, together
 from .statistics import GradientStatistics, gradient_statistics
@@ -60,6 +60,7 @@ class Replica:
         self._eval_loss_fn = loss_fn or cross_entropy(0.0)  # bits per byte are of the targets, not of a smoothed one
         self.layout = FlatLayout(model)
         self.exact = config.reduction == "exact"
+        self._autocast = AUTOCAST[config.autocast]
         self.exponents: list[int] | None = [UNMEASURED] * len(self.layout.slots) if self.exact else None
         self._part = Accumulator(self.layout, exact=self.exact)
         self._departures = Departures(self.layout, self._leave)
@@ -116,7 +117,7 @@ class Replica:
             self.model.train()
         with self._part.micro_batch(batch.weight):
             began_s = time.perf_counter()
-            loss = loss_of(self.model, batch, self.loss_fn, self.layout.device)
+            loss = loss_of(self.model, batch, self.loss_fn, self.layout.device, self._autocast)
             if self.trace is not None:
                 began_s = self.trace.span("forward", began_s)
             # Float sums are of the loss summed over targets; d(mean * w) is bitwise d(sum) for cross entropy.
@@ -138,7 +139,7 @@ class Replica:
         self.restore_buffers()
         self.model.eval()
         try:
-            loss = float(loss_of(self.model, batch, self._eval_loss_fn, self.layout.device))
+            loss = float(loss_of(self.model, batch, self._eval_loss_fn, self.layout.device, self._autocast))
         finally:
             self.model.train()
             self.restore_buffers()

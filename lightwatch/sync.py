@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, NoReturn, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from .config import TrainingConfig
+from .device import CPU
 from .errors import LightwatchError, ReductionError, StateError
 from .metrics import Closing, StepReport
 from .saver import Home, Single, Writers
@@ -134,6 +136,10 @@ class Sync(Protocol):
     """Where this process stands in the tree."""
     paths: tuple[str, ...]
     """Those of all members of this generation, by rank; empty where nobody could miss a tail."""
+    local_rank: int
+    """Which of its machine's processes this is, from 0: where there are several GPUs, the number of its own."""
+    device: torch.device
+    """Set by the trainer: where it computes."""
     trace: Trace | None
     """Set by whoever wants a profile: takes the spans of every step from the next one on."""
     finish: Callable[[], object] | None
@@ -221,6 +227,8 @@ class Alone:
     alone = True
     members = 1
     rank = 0
+    local_rank = 0
+    device = CPU
 
     def __init__(self, on_report: Callable[[StepReport], None] | None = None) -> None:
         self._on_report = on_report

@@ -16,6 +16,7 @@ from .arithmetic import settle_arithmetic
 from .callbacks import CallbackHandle, CallbackPolicy, CallbackType
 from .config import TrainingConfig
 from .data import Batch, Batches, aligned, weight_of
+from .device import place
 from .errors import ConfigError, StateError
 from .flat import digest_of
 from .loop import Loop
@@ -39,9 +40,10 @@ class Trainer:
 
     What is computed depends on config, data and seed alone: not on how many spheres there are, nor on the tree.
 
-    model: float32 parameters on one device; seed torch before building it. train_data: map-style dataset of
-    (inputs, targets). optimizer: over the model's parameters, else AdamW. scheduler: update number (from 1) -> factor
-    on the learning rate, else warm-up and cosine. loss_fn: (outputs, targets) -> mean loss, else cross entropy.
+    model: float32 parameters on one device, brought to the config's; seed torch before building it. train_data:
+    map-style dataset of (inputs, targets). optimizer: over the model's parameters, else AdamW. scheduler: update number
+    (from 1) -> factor on the learning rate, else warm-up and cosine. loss_fn: (outputs, targets) -> mean loss, else
+    cross entropy.
 
     Sets for the whole process: torch's threads, deterministic algorithms, no flushing of denormals.
     """
@@ -70,6 +72,7 @@ class Trainer:
         self.eval_data = None if eval_data is None else self._batches(eval_data, collate_fn)
         self.sync: Sync = sync or seam.current or Alone()
         self._units = Units(self.config, self.data, self.eval_data)
+        place(model, self.config.device, self.sync.local_rank)
         self._replica = Replica(model, self.config, optimizer, loss_fn)
         self._moments = Moments(self.data.steps_per_epoch, self.config.log_interval)
         self._stepper = Stepper(self._replica, self._units, self.sync, scheduler, self._moments)

@@ -22,6 +22,8 @@ USAGE = 2
 CONTROL_MOST_S = 120.0
 """How long a control may take to be there, since whoever boots machines starts all of them at once."""
 
+_LOCAL_RANK_HELP = "which of this machine's spheres it is: the number of its GPU (default: the end of its path)"
+
 
 def main() -> int:
     """Parse the command line, and watch over the worker until it has ended for good."""
@@ -69,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-lifeline", action="store_true", help="stdin is not a launcher's pipe")
     parser.add_argument("--no-supervise", action="store_true", help="be the worker, and end with it")
     parser.add_argument("--profile", action="store_true", help="the sphere writes profile/<path>.json into the folder")
+    parser.add_argument("--local-rank", type=int, metavar="N", help=_LOCAL_RANK_HELP)
     parser.add_argument("--script", help="a script to run instead of the main job; its arguments follow, so it is last")
     return parser
 
@@ -95,6 +98,7 @@ def _post(given: argparse.Namespace, script: list[str]) -> Post:
         shown=given.shown,
         key=key,
         interface=given.interface,
+        local_rank=given.local_rank,
     )
 
 

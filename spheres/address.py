@@ -21,6 +21,16 @@ def own_address(control: str, interface: str = "") -> str:
     return _of_interface(interface) if interface else _towards(control)
 
 
+def every_address() -> list[tuple[str, str]]:
+    """(interface, address) of this machine, IPv4 and IPv6; a loopback's too."""
+    return [
+        (name, each.address.partition("%")[0])
+        for name, addresses in psutil.net_if_addrs().items()
+        for each in addresses
+        if each.family in FAMILIES
+    ]
+
+
 def _towards(control: str) -> str:
     """The source address that the system would use on the way to control."""
     host, port = split_address(control)

@@ -11,8 +11,9 @@ the groups were broken off or one of their connections is gone, and leave the ca
 
 A failed group is dropped at once, with everything that refers to it (a kept traceback is enough to keep it): its
 sockets close, and that is what the far members notice. gloo threads may write into a failed call's tensors until then.
-Destroying one may take until its operations time out: that is done in threads which nobody waits for, but `graves`
-counts them, so that a process that has too many can be started anew.
+Destroying one may take until its operations time out: that is done beside everything else (graves.py).
+
+Where each member has a GPU of its own, its buckets go over NCCL groups beside these two (nccl.py); messages never do.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ from torch.distributed import AllreduceOptions, BroadcastOptions, ProcessGroupGl
 
 from control.crash import here
 from control.protocol import Generation, Member
+from lightwatch.device import CPU
 from lightwatch.errors import LightwatchError
 
-from .levels import LevelPlan, plan_levels
+from . import nccl
+from .graves import BUILDER, bury
+from .levels import LevelPlan, backend_of, plan_levels
 from .lookout import Lookout
 from .meter import Meter
 from .sockets import are_open, connections, listen, shut
@@ -46,11 +50,12 @@ OPERATION_TIMEOUT_S = 300.0
 dead one is told by its socket or by control."""
 MESSAGE = 1
 """The tag of messages between two members."""
+MESSAGES = ("send", "recv_anysource")
+"""What they are sent by: always gloo."""
 CONSTRUCTOR_SHARE = 0.5
 """Of the build's time, for one gloo constructor: it may block five times what it is given, in a thread left behind."""
 WATCH_S = 0.25
 """How long a collective is left to gloo before we look for ourselves."""
-GRAVE, BUILDER = "graveyard", "groups"
 
 
 class PeerLost(LightwatchError):
@@ -58,15 +63,6 @@ class PeerLost(LightwatchError):
 
     The tensor of the call is garbage; everything else is as it was.
     """
-
-
-class Worn(LightwatchError):
-    """gloo holds on to too much of former generations: this process must be started anew."""
-
-
-def graves() -> int:
-    """How many threads of this process destroy groups, or are left behind in building them."""
-    return sum(thread.name in (GRAVE, BUILDER) for thread in threading.enumerate())
 
 
 class Started:
@@ -77,6 +73,7 @@ class Started:
         self._groups = groups
         self._plan = plan
         self._name = name
+        self.on_gpus = False
 
     def wait(self) -> None:
         """Block until it has ended. Raises PeerLost."""
@@ -111,6 +108,8 @@ class Started:
         """Whether it ends well within WATCH_S; False if it is still under way. Raises what gloo raises."""
         work = self.work
         try:
+            if work is not None and self.on_gpus:
+                return nccl.ends_within(work, WATCH_S)
             if work is not None:
                 work.wait(timedelta(seconds=WATCH_S))
         except RuntimeError:
@@ -144,9 +143,12 @@ class Groups:
         self.meter = meter or Meter()
         self.timeout = timedelta(seconds=operation_timeout_s)
         self.lookout: Lookout | None = None
+        self.device, self.gpu = CPU, ""
+        """Where this sphere's sums lie, and which GPU of the world that is; set before `connect`."""
         self._store: Store | None = None  # C++ holds no reference to a store written in Python
         self._lock = threading.Lock()
         self._groups: dict[tuple[int, Lane], ProcessGroupGloo] = {}
+        self._on_gpus: dict[tuple[int, Lane], Any] = {}  # by NCCL, where there is one
         self._sockets: dict[int, str] = {}  # descriptor -> its inode
         self._started: list[Started] = []
         self._over = threading.Event()  # aborted, failed or closed: never usable again
@@ -215,14 +217,17 @@ class Groups:
             return
         names = PrefixStore("generation {}.{}".format(*self.generation), store)
         device, port = listen(self.me.address)
-        names.set(f"port of {self.me.sphere}", str(port))
+        names.set(f"port of {self.me.sphere}", f"{port} {self.gpu}")
         ports: set[int] = set()
         for plan in reversed(self.plans):
             for lane in LANES[:1] if plan.top else LANES:
                 self._add_group(names, plan, lane, device, timeout)
-                ports |= {int(names.get(f"port of {peer.sphere}")) for peer in plan.members if peer is not self.me}
+                told = [str(names.get(f"port of {peer.sphere}"), "ascii").split(" ", 1) for peer in plan.members]
+                ports |= {int(theirs) for theirs, _ in told} - {port}
                 with self._lock:
                     self._sockets = connections(port, ports)
+                if backend_of([gpu for _, gpu in told]) == "nccl" and not self._over.is_set():
+                    self._add_on_gpus(names, plan, lane, timeout)
                 if self._over.is_set():
                     self.abort()
                     return
@@ -238,6 +243,21 @@ class Groups:
         group = ProcessGroupGloo(store, plan.rank, len(plan.members), options)
         with self._lock:
             self._groups[plan.level, lane] = group
+
+    def _add_on_gpus(self, names: Store, plan: LevelPlan, lane: Lane, timeout: timedelta) -> None:
+        store = PrefixStore(f"{plan.name} {lane} on GPUs", names)
+        group = nccl.build(store, plan.rank, len(plan.members), timeout, self.device)
+        with self._lock:
+            self._on_gpus[plan.level, lane] = group
+
+    @property
+    def wires_on(self) -> torch.device:
+        """Where buckets travel best: on the own GPU if any group goes over NCCL, else on the CPU."""
+        return self.device if self._on_gpus else CPU
+
+    def is_on_gpus(self, plan: LevelPlan) -> bool:
+        """Whether this group's buckets go over NCCL."""
+        return (plan.level, LANES[0]) in self._on_gpus
 
     # ------------------------------------------------------------ collectives; each blocks and raises PeerLost
 
@@ -290,7 +310,11 @@ class Groups:
         try:
             with self._lock:
                 if not self._over.is_set():
-                    started.work = getattr(self._groups[plan.level, lane], name)([tensor], *arguments)
+                    group = self._groups[plan.level, lane]
+                    if self._on_gpus and name not in MESSAGES and tensor.device == self.device:
+                        group = self._on_gpus.get((plan.level, lane), group)
+                        started.on_gpus = group is not self._groups[plan.level, lane]
+                    started.work = getattr(group, name)([tensor], *arguments)
                     self._started.append(started)
                     return started
             trouble = "the groups were broken off"
@@ -334,6 +358,8 @@ class Groups:
             sockets, self._sockets = self._sockets, {}
         for descriptor, inode in sockets.items():
             shut(descriptor, inode)
+        if self._on_gpus:
+            self._bury()
 
     def close(self) -> None:
         """Drop the groups, without waiting for gloo. No barrier: call it when all are done, or when it is all over."""
@@ -345,12 +371,13 @@ class Groups:
     def _bury(self) -> None:
         """Destroy groups and unfinished work in a thread: it takes until their time-out where sockets can't be shut."""
         with self._lock:
-            remains: list[object] = [*self._groups.values(), *(started.work for started in self._started)]
+            remains: list[Any] = [*self._groups.values(), *(started.work for started in self._started)]
+            on_gpus: list[Any] = [*self._on_gpus.values()]
             for started in self._started:
                 started.work = None
-            self._groups, self._started = {}, []
+            self._groups, self._on_gpus, self._started = {}, {}, []
         if remains:
-            threading.Thread(target=remains.clear, name=GRAVE, daemon=True).start()
+            bury(remains, on_gpus)
 
     def _who(self) -> str:
         return f"sphere {self.me.sphere} ({self.me.path})"

@@ -8,6 +8,8 @@ Laws
      worker that is stopped, or whose thread holds the interpreter. Elsewhere a thread waits for it.
   3. What it writes goes to its log; its stdout goes to its supervisor instead, if that asked for it.
   4. Its status pipe tells the supervisor what can't be seen from outside: see SIGNS.
+  5. SIGTERM and SIGUSR1 ask a worker to leave in good order, and so does its supervisor, over a pipe of its own: once
+     asked, it is as if nobody asked again. A machine that is taken away tells every process of it.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ from typing import NoReturn
 
 from . import pids
 
-Pulse = Callable[..., None]
-Start = Callable[[Pulse], int | None]
-
+ASKED = (signal.SIGTERM, signal.SIGUSR1)
+"""By which a supervisor is asked to leave: of a spot instance, Kubernetes, torchrun; of Slurm."""
 ALIVE, MADE, CODE = SIGNS = (b".", b"v", b"=")
 """On the status pipe: I live (with each heartbeat); I made a version; the next byte is the exit code I leave with."""
+
+LEAVE = b"l"
+"""On the pipe of words: this sphere is to leave."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,52 @@ class Pipes:
     log: int
     life: int
     status: int
+    words: int
+
+
+class Pulse:
+    """What a worker says to its supervisor, and hears of it. Any thread may use it; nothing here waits."""
+
+    def __init__(self, pipes: Pipes) -> None:
+        self._pipes = pipes
+        self._noted, self._note = os.pipe()
+
+    def __call__(self, sign: bytes = ALIVE) -> None:
+        _tell(self._pipes.status, sign)
+
+    def heed_signals(self) -> None:
+        """From here on those in ASKED ask to leave, also while the main thread is in a long call. Main thread only."""
+        os.set_blocking(self._note, False)
+        signal.set_wakeup_fd(self._note, warn_on_full_buffer=False)
+        for number in ASKED:
+            signal.signal(number, lambda _number, _frame: None)
+        os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_forget_signals)
+
+    def listen(self, leave: Callable[[], object]) -> None:
+        """Call `leave`, from a thread of its own, once the supervisor or a signal asks for it; also if it has already.
+
+        Only once: a supervisor's signal may come here as well, and it is the supervisor who counts.
+        """
+
+        def wait() -> None:
+            while True:
+                ready, _, _ = select.select([self._pipes.words, self._noted], [], [])
+                if ready[0] == self._pipes.words and os.read(ready[0], 1) != LEAVE:
+                    return  # its end
+                if ready[0] == self._noted and os.read(self._noted, 1)[0] not in ASKED:
+                    continue  # of a signal that a script has a use for
+                leave()
+                return
+
+        threading.Thread(target=wait, name="words", daemon=True).start()
+
+    def end(self, code: int) -> NoReturn:
+        """End the process here and now, as one that chose to."""
+        self(CODE + bytes([code & 0xFF]))
+        os._exit(code & 0xFF)
+
+
+Start = Callable[[Pulse], int | None]
 
 
 def follow_launcher() -> None:
@@ -64,13 +114,15 @@ def be_worker(pid_file: Path, pipes: Pipes, start: Start) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        pulse = Pulse(pipes)
+        pulse.heed_signals()
         os.setsid()
         _die_with(pipes.life)
         pids.write(pid_file, os.getpid())  # after the line above: the file never names one whose supervisor is gone
         _redirect(pipes)
         faulthandler.enable()
         os.set_blocking(pipes.status, False)
-        code = start(lambda sign=ALIVE: _tell(pipes.status, sign)) or 0
+        code = start(pulse) or 0
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         if code and not isinstance(leaving.code, int):
@@ -79,6 +131,22 @@ def be_worker(pid_file: Path, pipes: Pipes, start: Start) -> NoReturn:
         traceback.print_exc()
     finally:
         _leave(code, pipes.status)
+
+
+def _hold_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
+
+
+def _forget_signals() -> None:
+    """In what a script forks they mean what they mean elsewhere, and what comes meanwhile is not lost."""
+    signal.set_wakeup_fd(-1)
+    for number in ASKED:
+        signal.signal(number, signal.SIG_DFL)
+    _release_signals()
 
 
 def _leave(code: int, status: int) -> NoReturn:

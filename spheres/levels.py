@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from control.protocol import Member
 
@@ -59,6 +60,14 @@ def plan_levels(members: Sequence[Member], me: int) -> list[LevelPlan]:
                 plans.append(LevelPlan(level, node, tuple(leaders), here.index(me), top))
             top = False
     return plans
+
+
+def backend_of(gpus: Sequence[str]) -> Literal["nccl", "gloo"]:
+    """What carries a group's buckets: NCCL if each member has a GPU that it can reach, and no two the same one.
+
+    gpus: which GPU of the world each member's is (`lightwatch.device.identity_of`); empty for none.
+    """
+    return "nccl" if all(gpus) and len(set(gpus)) == len(gpus) else "gloo"
 
 
 def _leaders(members: Sequence[Member], node: list[str]) -> list[Member]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import handover
-from .launch import CODE, MADE, Pipes
+from .launch import CODE, LEAVE, MADE, Pipes
 
 WORD_S = 0.5
 """How long the template may take to say how a worker ended that is dead already."""
@@ -34,6 +34,8 @@ class Post:
     """This machine's key file; empty: the one that it has for the run, if any."""
     interface: str = ""
     """By which the other spheres reach this one; empty: the one that leads to control."""
+    local_rank: int | None = None
+    """Which of its machine's spheres it is, if that is known."""
 
     @property
     def folder(self) -> Path:
@@ -55,6 +57,7 @@ class Life:
     """While this is open the worker may live."""
     status: int
     stdout: int
+    words: int = -1
     pid: int = 0
     handle: int = -1
     made: bool = False
@@ -73,9 +76,10 @@ class Life:
         stdout, printed = os.pipe() if post.shown else (-1, log)
         life, hold = os.pipe()
         status, told = os.pipe()
+        heard, words = os.pipe()
         for ours in {status, stdout} - {-1}:
             os.set_blocking(ours, False)
-        found = cls(post, line, hold, status, stdout)
+        found = cls(post, line, hold, status, stdout, words)
         request = {
             "control": post.control,
             "path": post.path,
@@ -84,15 +88,16 @@ class Life:
             "former": former,
             "key": post.key,
             "interface": post.interface,
+            "local_rank": post.local_rank,
         }
-        theirs = Pipes(printed, log, life, told)
+        theirs = Pipes(printed, log, life, told, heard)
         try:
-            handover.send(line, request, [theirs.stdout, theirs.log, theirs.life, theirs.status])
+            handover.send(line, request, [theirs.stdout, theirs.log, theirs.life, theirs.status, theirs.words])
         except OSError:
             found.close()
             raise
         finally:
-            for descriptor in {printed, log, life, told}:
+            for descriptor in {printed, log, life, told, heard}:
                 os.close(descriptor)
         return found
 
@@ -159,6 +164,13 @@ class Life:
         code = item.get("ended")
         return code if isinstance(code, int) else None
 
+    def ask_to_leave(self) -> None:
+        """It says so to control, and ends once that lets it go."""
+        try:
+            os.write(self.words, LEAVE)
+        except OSError:
+            pass  # it has just ended
+
     def kill(self) -> None:
         if self.handle >= 0 and sys.platform == "linux":
             signal.pidfd_send_signal(self.handle, signal.SIGKILL)
@@ -168,6 +180,6 @@ class Life:
     def close(self) -> None:
         """Close what is ours; a worker that still lives dies of that."""
         self.line.close()
-        for descriptor in (self.hold, self.status, self.handle, self.stdout):
+        for descriptor in (self.hold, self.status, self.handle, self.stdout, self.words):
             if descriptor >= 0:
                 os.close(descriptor)

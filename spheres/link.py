@@ -30,6 +30,7 @@ import psutil  # type: ignore[import-untyped]
 from control.crash import here
 from control.keyfile import KeyFile
 from control.protocol import (
+    LEFT,
     Beat,
     FromSphere,
     Generation,
@@ -55,6 +56,8 @@ T = TypeVar("T")
 log = logging.getLogger("lightwatch.spheres")
 
 BEATS_IN_SILENCE = 10
+TOLD_AT_ONCE = ("phase", "failed_in", "unreachable", "leaving")
+UNTRAINED = (Phase.STARTING, Phase.ADMITTED)
 START_ANEW = 75
 """The exit code that asks the supervisor for a successor."""
 TERMINATED = 76
@@ -78,7 +81,8 @@ class Link:
 
     silence_s: after so many seconds without a sign the connection counts as broken, and is made anew. pulse: called
     from the link's thread with every beat, also while control is away: this process lives. leave: how the process ends
-    when control throws it out. key: what this machine shows to control; None: the run has no keys.
+    when control throws it out, or lets it go before it trains. key: what this machine shows to control; None: the
+    run has no keys.
     """
 
     def __init__(
@@ -141,6 +145,13 @@ class Link:
         self.stand(phase=Phase.ADMITTED)
         return sphere
 
+    def ask_to_leave(self) -> None:
+        """Say in every beat from now on that this sphere is to leave; control's End says when. Who is not known to
+        control yet leaves at once."""
+        if not self._heard.sphere:
+            self._leave(0)
+        self.stand(leaving=True)
+
     def send(self, message: FromSphere) -> None:
         """Hand over a message; it goes out in order, as soon as control is connected. Never blocks."""
         points.before(message)
@@ -163,7 +174,7 @@ class Link:
             new = msgspec.structs.replace(self._standing, **fields)
             move(self._standing.phase, new.phase)
             old = self._standing
-            urgent = (new.phase, new.failed_in, new.unreachable) != (old.phase, old.failed_in, old.unreachable)
+            urgent = any(getattr(new, name) != getattr(old, name) for name in TOLD_AT_ONCE)
             self._standing = new
             self._beat_due |= urgent
         if urgent:
@@ -344,6 +355,8 @@ class Link:
         if heard.expelled is not None and before.expelled is None:
             log.error("control threw this sphere out: %s", heard.expelled.text)
             self._leave(TERMINATED if heard.expelled.final else START_ANEW)
+        if heard.end is not None and heard.end.status == LEFT and self._standing.phase in UNTRAINED:
+            self._leave(0)  # nobody looks at what is heard while a script builds its model
         if newer and callback is not None and heard.ends(after):
             callback()
 

@@ -16,6 +16,7 @@ from functools import partial
 import torch
 
 from .groups import Groups
+from .levels import LevelPlan
 
 DTYPES = (torch.int32, torch.int64, torch.float32)
 
@@ -27,11 +28,26 @@ def stages_of(groups: Groups) -> dict[str, Stage]:
     stages: dict[str, Stage] = {}
     for plan in reversed(groups.plans):
         name, up = ("all-reduce", groups.all_reduce) if plan.top else ("reduce", groups.reduce)
-        stages[f"{name} at level {plan.level}"] = partial(up, plan)
+        stages[f"{name} at level {plan.level}"] = _by_its_way(groups, plan, up)
     for plan in groups.plans:
         if not plan.top:
-            stages[f"broadcast at level {plan.level}"] = partial(groups.broadcast, plan)
+            stages[f"broadcast at level {plan.level}"] = _by_its_way(groups, plan, groups.broadcast)
     return stages
+
+
+def _by_its_way(groups: Groups, plan: LevelPlan, collective: Callable[[LevelPlan, torch.Tensor], None]) -> Stage:
+    """gloo takes what lies on the CPU: where buckets travel on GPUs, and this group's can't, they go by a copy."""
+    stage = partial(collective, plan)
+    if groups.wires_on.type == "cpu" or groups.is_on_gpus(plan):
+        return stage
+    return partial(by_host, stage)
+
+
+def by_host(stage: Stage, tensor: torch.Tensor) -> None:
+    """`stage`, done to a copy on the CPU and brought back. Blocks for both ways; raises what `stage` raises."""
+    host = tensor.cpu()
+    stage(host)
+    tensor.copy_(host)
 
 
 def sum_over_tree(groups: Groups, tensor: torch.Tensor) -> None:

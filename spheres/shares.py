@@ -7,9 +7,10 @@ repetition the former owners', each moved on by one; else by the paces of the or
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from control.protocol import Go
+from control.deal import staying
+from control.protocol import Go, Wanted
 from lightwatch.sync import Position
 
 from .state import deal, deal_further_on, share_out
@@ -31,21 +32,25 @@ class Shares:
         """Whether sums that Go told to keep were begun with already: they can't be told again."""
         return self._begun and self._go.keep and self._is_gos(position, training)
 
-    def of(
-        self, me: int, position: Position, training: int, evaluation: int, paces: Mapping[int, float]
-    ) -> Sequence[int]:
-        """The units of sphere `me`: training ones, then those of an evaluation, which are shared evenly."""
+    def of(self, me: int, position: Position, training: int, evaluation: int, wanted: Wanted) -> Sequence[int]:
+        """The units of sphere `me`: training ones, then those of an evaluation, which are shared evenly.
+
+        wanted: the order in force. Who is to leave is dealt nothing, but at the version where the generation began:
+        there not all may have the same order in force.
+        """
+        leaving = wanted.leaving if position.version > self._go.position.version else []
+        workers = staying(self._ids, leaving)
         if self._is_gos(position, training):
             self._begun = True
             shares = self._go.deal
         elif self._owners is not None and self._owners[0] == position._replace(attempt=position.attempt - 1):
-            shares = deal_further_on(self._owners[1], self._ids)
+            shares = deal_further_on(self._owners[1], self._ids, leaving)
         else:
-            shares = deal(training, self._ids, paces, position.attempt)
-        evaluations = share_out(evaluation, self._ids, position.attempt)
+            shares = deal(training, workers, wanted.paces, position.attempt)
+        evaluations = share_out(evaluation, workers, position.attempt)
         self.training = training
         self.check = zlib.crc32(repr((sorted(shares.items()), evaluations)).encode())
-        return [*shares.get(me, ()), *(training + unit for unit in evaluations[me])]
+        return [*shares.get(me, ()), *(training + unit for unit in evaluations.get(me, []))]
 
     def computed(self, position: Position, owners: list[int]) -> None:
         """A tail has told who computed what at a position: ranks by unit."""

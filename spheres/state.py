@@ -11,13 +11,13 @@ Laws
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 import msgspec
 
-from control.deal import counts
+from control.deal import counts, staying
 from control.protocol import (
     NO_GENERATION,
     End,
@@ -79,6 +79,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     in_force: int = 0
     accuses: int = 0
     unreachable: list[int] = []
+    leaving: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,11 +218,18 @@ def deal(units: int, members: Sequence[int], paces: Mapping[int, float], attempt
     return {sphere: shares[sphere] for sphere in members}
 
 
-def deal_further_on(owners: Sequence[int], members: Sequence[int]) -> dict[int, list[int]]:
-    """The deal of a repetition: each index to the member after the one that computed it last. owners: rank by index."""
+def deal_further_on(
+    owners: Sequence[int], members: Sequence[int], leaving: Collection[int] = ()
+) -> dict[int, list[int]]:
+    """The deal of a repetition: each index to the member after the one that computed it last. owners: rank by index.
+
+    leaving: these are passed over, while others stay.
+    """
+    workers = set(staying(members, leaving))
     shares: dict[int, list[int]] = {sphere: [] for sphere in members}
     for index, rank in enumerate(owners):
-        shares[members[(rank + 1) % len(members)]].append(index)
+        after = (members[(rank + step) % len(members)] for step in range(1, len(members) + 1))
+        shares[next(sphere for sphere in after if sphere in workers)].append(index)
     return shares
 
 

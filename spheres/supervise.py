@@ -10,8 +10,12 @@ Laws
      {"again": path, "pid": n, "why": how the former ended} each later one, {"working": path, "pid": n} once it made a
      version, {"exited": path, "pid": n, "code": n or null, "signal": n or null} (both null: nobody knows),
      {"printed": path, "text": one line of its stdout}, {"gave_up": path, "why": a sentence}.
+     {"leaving": path, "why": the signal's name}.
   4. Its exit code is the worker's last: 0 done, also if it was terminated by order; 1 or 2 the run failed and control
      knows why; 1 also if it gave up.
+  5. SIGTERM or SIGUSR1 asks its sphere to leave (control/leaving.py), and no other is started: 0 once that is done. A
+     second signal ends it at once, and so do DRAIN_S: then the others have lost a sphere, and the code is 1. What comes
+     within ONE_WORD_S of the first is that first one: torchrun, Slurm and a shell signal a process and its group.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from pathlib import Path
 from control import crash
 
 from . import handover, pids, restart
+from .launch import ASKED
 from .life import Life, Post
 
 LOOK_S = (0.1, 1.0)
@@ -36,6 +41,9 @@ ASK_AGAIN_S = 0.05
 TEMPLATE_MOST_S = 60.0
 """How long nobody may answer at the template's socket: it may load torch, or be started anew."""
 STUCK_SILENCES = 10
+ONE_WORD_S = 1.0
+DRAIN_S = 25.0
+"""How long leaving may take: Kubernetes kills after 30 s, a spot instance is gone 30 s to 2 min after its notice."""
 
 
 def is_stuck(pulse_at_s: float | None, now_s: float, silence_s: float) -> bool:
@@ -64,10 +72,12 @@ class Supervisor:
         self._silence_s: float | None = None
         self._pulse_at_s: float | None = None
         self._looked_at_s = time.monotonic()
+        self._asked: list[tuple[int, float]] = []
+        self._leave_by_s: float | None = None
 
     def run(self) -> int:
         """The exit code; 1 also when the launcher's pipe ended."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._catch_signals()
         crash.arm(self._post.dir, "supervisor", self._post.path)
         pids.write(self._own_file, os.getpid())
         if self._lifeline:
@@ -83,6 +93,8 @@ class Supervisor:
     def _turn(self) -> int | None:
         """Begin what is due, sleep until something happens, and see to it; the exit code if that was the end."""
         now = time.monotonic()
+        if self._asked and (code := self._leave(now)) is not None:
+            return code
         if self._begin_at_s is not None and now >= self._begin_at_s:
             self._begin_at_s = None
             self._begin()
@@ -91,6 +103,8 @@ class Supervisor:
         if self._keeper is not None and not self._keeper.look(now, useful=self._life is not None):
             return self._give_up("its template could not be kept alive")
         ready = {key.fd for key, _ in self._watched.select(self._pause_s(now))}
+        if self._woken in ready:
+            os.read(self._woken, 4096)
         if self._lifeline and 0 in ready and not os.read(0, 4096):
             return 1
         life = self._life
@@ -108,7 +122,40 @@ class Supervisor:
 
     def _pause_s(self, now_s: float) -> float:
         pause_s = LOOK_S[self._life is None or self._life.made]
-        return pause_s if self._begin_at_s is None else max(0.0, min(pause_s, self._begin_at_s - now_s))
+        due = [at_s - now_s for at_s in (self._begin_at_s, self._leave_by_s) if at_s is not None]
+        return max(0.0, min([pause_s, *due]))
+
+    # ---------------------------------------------------------------- leaving
+
+    def _catch_signals(self) -> None:
+        """They wake the loop, which looks at them between two of its moves."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._woken, self._wake = os.pipe()
+        for end in (self._woken, self._wake):
+            os.set_blocking(end, False)
+        self._watched.register(self._woken, selectors.EVENT_READ)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        for number in ASKED:
+            signal.signal(number, lambda number, _frame: self._asked.append((number, time.monotonic())))
+
+    def _leave(self, now_s: float) -> int | None:
+        """See to it that the sphere leaves; the exit code if there is nothing to wait for, or no time left."""
+        (number, first_s), (_, last_s) = self._asked[0], self._asked[-1]
+        name = signal.Signals(number).name
+        if last_s - first_s > ONE_WORD_S:
+            self._log(f"sphere {self._post.path} ends at once, by a second signal")
+            return restart.FAILED
+        if self._leave_by_s is None:
+            self._leave_by_s = now_s + DRAIN_S
+            self._log(f"sphere {self._post.path} leaves: {name}")
+            self._report({"leaving": self._post.path, "why": name})
+            if self._life is None or not self._life.pid:
+                return restart.DONE
+            self._life.ask_to_leave()
+        elif now_s >= self._leave_by_s:
+            self._log(f"sphere {self._post.path} was not let go within {DRAIN_S:g} s of {name}: it ends [LW416]")
+            return restart.FAILED
+        return None
 
     # ---------------------------------------------------------------- a worker's begin
 
@@ -184,6 +231,8 @@ class Supervisor:
         told = None if number else code
         # By its own word: who only breaks off is started anew.
         final = terminated or (code in restart.FINAL and life.code is not None)
+        if self._asked and not final:
+            final, code = True, restart.FAILED  # nobody is started any more
         self._report({"exited": self._post.path, "pid": life.pid, "code": told, "signal": number, "final": final})
         self._drop(life)
         pids.end_former(self._pid_file)  # what it started is of its group
@@ -242,6 +291,9 @@ class Supervisor:
         if self._keeper is not None:
             self._keeper.close()
         self._watched.close()
+        signal.set_wakeup_fd(-1)
+        for end in (self._woken, self._wake):
+            os.close(end)
 
 
 class OwnTemplate:

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from control.protocol import NO_GENERATION, End, Failed, Generation, Go, How, Memory, Phase, Proof, View
+from control.protocol import Wanted as WireWanted
 from lightwatch.config import TrainingConfig
+from lightwatch.device import CPU, identity_of
 from lightwatch.errors import DataError, RunEnded, StateError, coded
 from lightwatch.metrics import Closing, StepReport
 from lightwatch.saver import Home
@@ -29,10 +31,11 @@ from lightwatch.sync import GenerationEnded, Length, Position, Sick, Standing, S
 from lightwatch.tail import Tail
 from lightwatch.trace import Trace
 
-from . import points
+from . import nccl, points
 from .fetch import FetchBroken
 from .folder import Folder
-from .groups import Groups, PeerLost, Worn, graves
+from .graves import Worn, graves
+from .groups import Groups, PeerLost
 from .larder import Larder
 from .link import ControlSilent, Link
 from .lookout import Lookout
@@ -101,6 +104,7 @@ class TreeSync:
         self.members = 1
         self.rank = 0
         self.path = link.path
+        self.local_rank, self.device = 0, CPU
         self.paths: tuple[str, ...] = ()
         self.trace: Trace | None = None
         self.finish: Callable[[], object] | None = None
@@ -196,12 +200,13 @@ class TreeSync:
         if graves() > GRAVES_MOST:
             raise Worn(f"gloo still holds {graves()} groups of former generations: start this sphere anew [LW408]")
         groups = Groups(view.members, self._link.heard.sphere, view.generation, meter=self._meter)
+        groups.device, groups.gpu = self.device, identity_of(self.device)
         groups.timeout = timedelta(seconds=operation_timeout_s(self._longest_step_s))
         peers = {peer.sphere: peer for plan in groups.plans for peer in plan.members if peer != groups.me}
         self._lookout = groups.lookout = Lookout(list(peers.values()), self._silence_s)
         self._link.on_interrupt(groups.abort, view.generation)
         self._link.stand(phase=Phase.BUILDING)
-        timeout_s = self._silence_s * BUILD_SHARE
+        timeout_s = self._silence_s * BUILD_SHARE + (nccl.BUILD_S if groups.gpu else 0.0)
         try:
             groups.connect(LinkStore(self._link, self._run_id, view.generation, timeout_s), timeout_s)
         except PeerLost as error:
@@ -243,8 +248,8 @@ class TreeSync:
         ):  # after an exception that a script outlived
             self._break_off("a step was begun anew after a part of it had been handed on [LW408]")
         number = self._link.standing.in_force
-        paces = self._link.heard.orders[number - 1].paces if number else {}
-        units = self._shares.of(self._link.heard.sphere, position, training, evaluation, paces)
+        wanted = self._link.heard.orders[number - 1] if number else WireWanted()
+        units = self._shares.of(self._link.heard.sphere, position, training, evaluation, wanted)
         self._step_s = time.monotonic()
         self._link.stand(closing=not training)
         return units

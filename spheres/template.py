@@ -3,10 +3,10 @@
 Importing torch costs 2 to 3 s of CPU a process; a fork costs some ms and shares the pages. The template does no torch
 work of its own, so no thread exists when it forks.
 
-A request is one line over a Unix socket with the worker's four descriptors (`launch.Pipes`): {"control", "path",
-"script", "profile", "former", "key", "interface"}. The answer is {"pid": n} with a handle on the process (a pidfd; none
-where there are no such things). The line stays open: {"ended": code} follows, negative for a signal, as only a parent
-can know it.
+A request is one line over a Unix socket with the worker's five descriptors (`launch.Pipes`): {"control", "path",
+"script", "profile", "former", "key", "interface", "local_rank"}. The answer is {"pid": n} with a handle on the process
+(a pidfd; none where there are no such things). The line stays open: {"ended": code} follows, negative for a signal, as
+only a parent can know it.
 
 Laws
   1. Workers are not the template's to keep: they live and die with their supervisors, and survive the template.
@@ -30,7 +30,7 @@ from control import crash
 from lightwatch._beside import check
 
 from . import handover
-from .launch import Pipes, Pulse, be_worker, follow_launcher
+from .launch import ASKED, Pipes, Pulse, be_worker, follow_launcher
 
 ASK_S = 1.0
 """Whoever connects speaks at once; one that does not must not keep the others waiting for long."""
@@ -61,6 +61,7 @@ def main() -> int:
                 pulse=pulse,
                 key=request["key"],
                 interface=request["interface"],
+                local_rank=request["local_rank"],
             )
 
         gc.collect()
@@ -87,8 +88,9 @@ class Template:
             self._watched.register(source, selectors.EVENT_READ)
 
     def serve(self) -> int:
-        """Blocks until stdin ends; always 0. Takes SIGCHLD, and ignores SIGINT, here and in the workers."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        """Blocks until stdin ends; always 0. Takes SIGCHLD; ignores what asks to leave, and SIGINT, as workers do."""
+        for number in (signal.SIGINT, *ASKED):  # a machine that is taken away tells every process
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         while True:

@@ -9,13 +9,13 @@ import socket
 import sys
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from control import crash
 from control.errors import KeyFileError
-from control.keyfile import Pair, found_key, read_key
+from control.keyfile import KeyFile, Pair, found_key, read_key
 from control.protocol import Failed, Hello
 from lightwatch import config, job
 from lightwatch import sync as seam
@@ -26,8 +26,9 @@ from lightwatch.trace import Trace
 
 from .address import own_address
 from .folder import Folder
-from .groups import Worn
+from .graves import Worn
 from .larder import Larder
+from .launch import Pulse
 from .link import START_ANEW, AdmissionRefused, Link, LinkBroken
 from .sync import TreeSync
 from .writers import Saves
@@ -45,38 +46,39 @@ def main(
     *,
     profile: bool = False,
     former: int = 0,
-    pulse: Callable[..., None] | None = None,
+    pulse: Pulse | None = None,
     key: str = "",
     interface: str = "",
+    local_rank: int | None = None,
 ) -> int:
     """Be the sphere at `path` of the run in `run_dir` until the run is over; the exit code: 0 done, 1 the run failed,
     2 the user's input is to blame, 75 this process must be started anew and the run goes on.
 
     script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml. profile: write one. former:
     process id of the sphere here before, which is dead. pulse: tells the supervisor that this process lives; given
-    b"v", that it made a version. key: this machine's key file; empty: the one that it has for the run, if any.
-    interface: by which the others reach it; empty: the one that leads to control.
+    b"v", that it made a version; hears when to leave. key: this machine's key file; empty: its own for the run, if any.
+    interface: by which the others reach it; empty: the one that leads to control. local_rank: which of this machine's
+    spheres this is; None: the number that its path ends with.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     crash.arm(run_dir, "sphere", path)
     run = config.load(run_dir / "config.toml", config.RunConfig())
-    run_id = json.loads((run_dir / "control.json").read_text())["run_id"]
-    silence_s = run.control.silence_s
+    run_id, silence_s = json.loads((run_dir / "control.json").read_text())["run_id"], run.control.silence_s
     try:
         own = read_key(Path(key)) if key else found_key(run_dir, "sphere", run_id=run_id, address=address)
+        reached_at = own_address(address, interface)
     except KeyFileError as error:
         print(error, file=sys.stderr)
         return 2
-    try:
-        reached_at = own_address(address, interface)
     except ConfigError as error:  # a cable that is out, a name that can't be looked up: it may be better in a moment
         print(error, file=sys.stderr)
         return START_ANEW
     larder = Larder(reached_at, Pair.draw() if own is not None else None)
-    link = Link(address, _hello(run_id, path, former, larder), silence_s, pulse=pulse, key=own)
+    link = _linked(address, _hello(run_id, path, former, larder), silence_s, pulse, own)
     folder = _folder(run_dir, path, run, bool(script))
     sync = TreeSync(link, run_id, silence_s, larder=larder, folder=folder, pulse=pulse)
     sync.saves, sync.home = Saves(link, run.control.checkpoint_at), _home(run_dir, run_id, run, bool(script))
+    sync.local_rank = slot_of(path) if local_rank is None else local_rank
     sync.trace = Trace(run_dir / "profile", path) if profile else None
     try:
         link.open(OPEN_S if pulse is None else OPEN_SUPERVISED_S)
@@ -98,7 +100,7 @@ def main(
 
 
 def _take_part(run: config.RunConfig, sync: TreeSync, script: Sequence[str], link: Link) -> None:
-    """Train until the script or the run is over."""
+    """Train until the script or the run is over; a stop may end the script before anybody has ended the run."""
     seam.current = sync
     try:
         if script:
@@ -109,6 +111,12 @@ def _take_part(run: config.RunConfig, sync: TreeSync, script: Sequence[str], lin
         if end.status != "stopped" or link.heard.end is not None:
             raise
     sync.leave()
+
+
+def slot_of(path: str) -> int:
+    """Which of its host's spheres one at region/host/slot is; 0 where the slot is no number."""
+    slot = path.rpartition("/")[2]
+    return int(slot) if slot.isascii() and slot.isdigit() else 0
 
 
 def _home(run_dir: Path, run_id: str, run: config.RunConfig, is_script: bool) -> Home:
@@ -124,6 +132,15 @@ def _folder(run_dir: Path, path: str, run: config.RunConfig, of_script: bool) ->
         keep=lambda model: job.finish(model, run_dir, run.training.seed),
         configured=lambda config: job.write_config(run_dir, config, run) if of_script else None,
     )
+
+
+def _linked(address: str, hello: Hello, silence_s: float, pulse: Pulse | None, own: KeyFile | None) -> Link:
+    """The link to control, by which this sphere says also that it was asked to leave."""
+    if pulse is None:
+        return Link(address, hello, silence_s, key=own)
+    link = Link(address, hello, silence_s, pulse=pulse, leave=pulse.end, key=own)
+    pulse.listen(link.ask_to_leave)
+    return link
 
 
 def _hello(run_id: str, path: str, former: int, larder: Larder) -> Hello:

@@ -52,6 +52,8 @@ DEFAULTS: dict[type, dict[str, object]] = {
         "headroom_bits": 5,
         "eval_batches": 32,
         "nan_policy": "stop",
+        "device": "cpu",
+        "autocast": "off",
     },
     GPTConfig: {
         "layers": 6,
@@ -169,6 +171,8 @@ RUNS = st.builds(
         label_smoothing=st.floats(0, 0.99),
         headroom_bits=st.integers(1, 12),
         eval_batches=COUNTS,
+        device=st.sampled_from(["cpu", "cuda", "auto"]),
+        autocast=st.sampled_from(["off", "bf16"]),
     ),
     model=st.builds(
         GPTConfig,

@@ -127,6 +127,21 @@ def reduction() -> None:
     assert run(reduction="float")[0]._replica.exponents is None
 
 
+def autocast() -> None:
+    """Other bits, in the evaluation too, and the weights stay float32."""
+    another_digest("autocast", "bf16")
+    assert {p.dtype for p in run(autocast="bf16")[0].model.parameters()} == {torch.float32}
+
+
+def device() -> None:
+    """Where there is no GPU: "auto" is the CPU, with its bits, and "cuda" a sentence."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here: tests/test_gpu.py has the law")
+    assert run(device="auto")[0].digest() == run()[0].digest()
+    with pytest.raises(ConfigError, match="torch sees no GPU here"):
+        run(device="cuda")
+
+
 def verify_interval() -> None:
     """Where a digest is taken; v0 and the last version have one always."""
     for every, expected in ((0, [0, 5]), (1, [0, 1, 2, 3, 4, 5]), (3, [0, 3, 5])):
@@ -215,6 +230,7 @@ ENTRIES: dict[str, Callable[[], None]] = {
         learning_rate, weight_decay, max_grad_norm, warmup_steps, max_steps, log_interval, eval_interval,
         micro_batches, batch_size, seed, reduction, verify_interval, threads, label_smoothing, headroom_bits,
         eval_batches, nan_policy, save_interval, checkpoint_dir, max_checkpoints,
+        device, autocast,
     )
 }  # fmt: skip
 
@@ -234,6 +250,7 @@ OTHER: dict[str, object] = {
     "log_interval": 7, "eval_interval": 7, "save_interval": 7, "checkpoint_dir": "there", "max_checkpoints": 7,
     "micro_batches": 7, "batch_size": 7, "seed": 7, "reduction": "float", "verify_interval": 7, "label_smoothing": 0.5,
     "headroom_bits": 7, "eval_batches": 7, "nan_policy": "skip",
+    "device": "auto", "autocast": "bf16",
 }  # fmt: skip
 
 

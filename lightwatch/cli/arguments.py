@@ -61,6 +61,9 @@ def build_parser(version: str) -> Parser:
     restore = _command(commands, "restore", "take a run that goes on back to one of its checkpoints")
     _add_where(restore)
     restore.add_argument("--name", metavar="NAME", default="", help="of its folder (default: the newest)")
+    drain = _command(commands, "drain", "have a sphere leave: the others take its work, and nothing is computed twice")
+    drain.add_argument("path", metavar="PATH", help="of the sphere in the tree, or of a node for all below it")
+    _add_where(drain)
     _add_terms(commands)
     _add_sample(_command(commands, "sample", "let a trained model write"))
     _add_run(_command(commands, "run", "run your own script on a tree"))
@@ -69,6 +72,7 @@ def build_parser(version: str) -> Parser:
     _add_checkpoints(_command(commands, "checkpoints", "list, verify, export or prune what a run has saved"))
     _add_up(_command(commands, "up", "start control for a run, and print the line by which machines join it"))
     _add_join(_command(commands, "join", "start this machine's spheres for a run, by the line that `up` printed"))
+    _add_doctor(_command(commands, "doctor", "check whether this machine fits a run, by the line that `up` printed"))
     _add_keys(_command(commands, "keys", "say which machines may connect to a run's control"))
     _add_explain(_command(commands, "explain", "say what causes and cures an error, by its code"))
     return parser
@@ -124,13 +128,14 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="S", type=_whole, default=None, help="decides v0, order and dropout")
     parser.add_argument("--config", metavar="FILE", default=None, help="a TOML file; flags go over it")
     parser.add_argument("--reduction", metavar="R", default=None, help="exact (default) or float")
+    parser.add_argument("--device", metavar="D", default=None, help="cpu (default), cuda, or auto: cuda where it is")
 
 
 def _add_up(parser: argparse.ArgumentParser) -> None:
     _add_job(parser)
     wait_help = "the first step waits for so many spheres, wherever they are; others may come later (default: 1)"
     parser.add_argument("--wait-for", metavar="N", type=_whole, default=1, help=wait_help)
-    machines_help = "how many machines the join line lets in (default: 16)"
+    machines_help = "how many machines the join line lets in; 0: no line is printed (default: 16)"
     parser.add_argument("--machines", metavar="N", type=_whole, default=16, help=machines_help)
     dir_help = "the run's folder; if it holds a run, that goes on (default: a new one, runs/…)"
     parser.add_argument("--dir", metavar="DIR", default=None, help=dir_help)
@@ -154,6 +159,18 @@ def _add_join(parser: argparse.ArgumentParser) -> None:
     _add_debug(parser)
     script_help = "in a run of your own script: that, and its arguments; all that follows is theirs"
     parser.add_argument("--script", metavar="SCRIPT", nargs=argparse.REMAINDER, default=[], help=script_help)
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "line", metavar="LINE", help="the join line, which is not used up; start it on all machines at once"
+    )
+    wait_help = "seconds to wait for the doctor of another machine (default: 5)"
+    parser.add_argument("--wait", metavar="S", type=_whole, default=5, help=wait_help)
+    for flag, metavar in (("--interface", "IF"), ("--data", "PATH"), ("--dir", "DIR")):
+        parser.add_argument(flag, metavar=metavar, default="", help="as for `lightwatch join`")
+    parser.add_argument("--json", action="store_true", help="stdout is one line, an object with all that was found")
+    _add_debug(parser)
 
 
 def _add_where(parser: argparse.ArgumentParser) -> None:

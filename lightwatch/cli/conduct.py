@@ -45,7 +45,7 @@ def conduct(settings: Settings, config: str, terminal: Terminal, *, log_level: s
         with contextlib.closing(view), _prints_aside(terminal):
             facts = run.run()
         summary = summarise(settings, facts, read_rows(settings.folder.metrics), time.monotonic() - began_s)
-        received, serves = tuple(signals.received), settings.machines > 0
+        received, serves = tuple(signals.received), not settings.paths
         code = exit_code(facts.status, usage=facts.usage, signals=received, serves=serves)
         if facts.status == "failed":
             terminal.complain(facts.reason)

@@ -29,12 +29,14 @@ log = logging.getLogger("lightwatch.launch")
 
 @dataclass(frozen=True)
 class Duty:
-    """What all supervisors of a crew are started for. shown: the path whose prints are shown; key, interface: as for
-    `python -m spheres`."""
+    """What all supervisors of a crew are started for.
+
+    paths: of the spheres here; the first one's prints are shown. key, interface: as for `python -m spheres`.
+    """
 
     control: str
     threads: int
-    shown: str = ""
+    paths: tuple[str, ...] = ()
     profile: bool = False
     script: tuple[str, ...] = ()
     key: str = ""
@@ -43,7 +45,8 @@ class Duty:
     def arguments(self, path: str) -> list[str]:
         """Of the supervisor at this path, but for its folder and template."""
         words = ["--control", self.control, "--path", path]
-        words += ["--shown"] if path == self.shown else []
+        words += ["--local-rank", str(self.paths.index(path))]
+        words += ["--shown"] if path == self.paths[0] else []
         words += ["--profile"] if self.profile else []
         words += ["--key", self.key] if self.key else []
         words += ["--interface", self.interface] if self.interface else []
@@ -233,6 +236,8 @@ class Crew:
             if sphere.lost_at_s is not None:
                 self._view.note(f"sphere {path} is at work again, {time.monotonic() - sphere.lost_at_s:.1f} s later")
             sphere.lost_at_s = None
+        elif "leaving" in item:
+            self._view.note(f"sphere {path} leaves, asked to by {item['why']}; the run goes on without it")
         elif "gave_up" in item and not self.amiss:
             self.amiss = item["why"]
         elif "exited" in item:

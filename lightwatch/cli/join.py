@@ -40,7 +40,7 @@ def join(arguments: argparse.Namespace) -> int:
     threads = entry.run.training.threads
     count = arguments.spheres or spheres_for(threads)
     paths = [f"{place}/{number}" for number in range(count)]
-    duty = Duty(entry.control, threads, shown=paths[0], script=script, key=entry.key, interface=arguments.interface)
+    duty = Duty(entry.control, threads, paths=tuple(paths), script=script, key=entry.key, interface=arguments.interface)
     several = f"spheres {paths[0]} to {paths[-1]}" if count > 1 else f"sphere {paths[0]}"
     terminal.say(f"run {entry.run_id}, control at {entry.control}: {several} start here, in {entry.folder}")
     return Machine(RunFolder(entry.folder, entry.run_id), terminal).run(paths, duty)

@@ -126,7 +126,7 @@ class Launch:
         return Duty(
             seen_from_afar(self._control_process.address),
             self._settings.run.training.threads,
-            shown=self._settings.paths[0] if self._settings.paths else "",
+            paths=self._settings.paths,
             profile=self._settings.profile,
             script=self._settings.script,
         )
@@ -186,6 +186,7 @@ class Launch:
             control_ready=self._control_lost_at_s is None,
             control_code=control_code,
             spheres_left=left,
+            all_left=not left and len(self._crew.done) == len(self._crew.paths),
             trouble_at_s=self._trouble_at_s,
             begun=self._crew.begun,
             trained=self._version >= 0,

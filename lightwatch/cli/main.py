@@ -63,6 +63,8 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             from .up import up as command
         case "join":
             from .join import join as command
+        case "doctor":
+            from .doctor import doctor as command
         case "keys":
             from .keys import keys as command
         case "explain":

@@ -1,5 +1,5 @@
-"""`lightwatch pause`, `resume`, `stop`, `lr`, `rebalance`, `terminate`, `spawn`, `checkpoint`, `restore`: one order,
-obeyed at the same version everywhere."""
+"""`lightwatch pause`, `resume`, `stop`, `lr`, `rebalance`, `terminate`, `spawn`, `drain`, `checkpoint`, `restore`: one
+order, obeyed at the same version everywhere."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 IN_FORCE_S = 60.0
 """An order takes effect at the end of a step; a step may be long."""
+LEFT_S = 600.0
+"""A sphere leaves after a step; if it is the last one, after a checkpoint."""
 ON_DISK_S = 600.0
 """A checkpoint may be large, and the disk slow."""
 
@@ -53,6 +55,9 @@ def _given(client: ControlClient, arguments: argparse.Namespace) -> tuple[str, d
         case "spawn":
             version = client.spawn_sphere(arguments.path, timeout_s=IN_FORCE_S)
             done = f"a sphere is let in again at {arguments.path}"
+        case "drain":
+            version = client.drain(arguments.path, timeout_s=LEFT_S)
+            done = f"{arguments.path} has left"
         case what:
             give = {"pause": client.pause, "resume": client.resume, "stop": client.stop, "rebalance": client.rebalance}
             version = give[what](timeout_s=IN_FORCE_S)

@@ -30,6 +30,7 @@ from .settings import (
     refuse_busy_port,
     refuse_clashing_logs,
     refuse_full_disk,
+    training_flags,
 )
 from .summary import summarise
 from .terminal import Terminal
@@ -100,8 +101,7 @@ def as_asked(run: RunConfig, arguments: argparse.Namespace) -> RunConfig:
     if arguments.out is not None:
         raise ConfigError("--resume goes on in the run's own folder: leave --out away [LW001]")
     given = run if arguments.config is None else load(Path(arguments.config), run)
-    flags = {"max_steps": arguments.steps, "seed": arguments.seed, "reduction": arguments.reduction}
-    given = merge(given, training={name: value for name, value in flags.items() if value is not None})
+    given = merge(given, training=training_flags(arguments))
     if arguments.data is not None:
         given = merge(given, data={"path": os.path.abspath(arguments.data) if arguments.data else ""})
     found = {

@@ -96,10 +96,9 @@ def resolve(arguments: argparse.Namespace) -> RunConfig:
     run = PRESET if arguments.config is None else load(Path(arguments.config), PRESET)
     if arguments.steps is not None and arguments.steps < 1:
         raise ConfigError(f"--steps must be at least 1, got {arguments.steps} [LW002]")
-    training = {"max_steps": arguments.steps, "seed": arguments.seed, "reduction": arguments.reduction}
     run = merge(
         run,
-        training={name: value for name, value in training.items() if value is not None},
+        training=training_flags(arguments),
         data={} if arguments.data is None else {"path": _given_path(arguments.data)},
         control=control_flags(arguments),
     )
@@ -107,6 +106,17 @@ def resolve(arguments: argparse.Namespace) -> RunConfig:
         raise ConfigError("max_steps is -1, without end: give --steps N or a max_steps of at least 1 [LW002]")
     # Absolute, so that the run's config.toml means the same from any folder.
     return merge(run, data={"path": os.path.abspath(run.data.path)}) if run.data.path else run
+
+
+def training_flags(arguments: argparse.Namespace) -> dict[str, object]:
+    """The flags of `train` that are settings of its training."""
+    flags = {
+        "max_steps": arguments.steps,
+        "seed": arguments.seed,
+        "reduction": arguments.reduction,
+        "device": arguments.device,
+    }
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def control_flags(arguments: argparse.Namespace) -> dict[str, object]:

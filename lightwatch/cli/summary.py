@@ -77,7 +77,7 @@ def summarise(settings: Settings, facts: Facts, rows: list[Row], wall_s: float) 
         "zlib_bits_per_byte": settings.text.zlib_bits_per_byte if settings.text else None,
         "reduction": facts.fingerprint.get("reduction") or (settings.run.training.reduction if is_text else None),
         "tree": settings.tree,
-        "spheres": len(settings.paths),
+        "spheres": len(settings.paths) or len(facts.totals),  # where none is started here: who took part
         "tokens_per_s": finite(_tokens_per_s(rows)),
         "throughput": throughput(rows, micro_batches),
         "throughput_per_sphere": {path: _paces(each) for path, each in facts.totals.items()},

@@ -26,8 +26,8 @@ def up(arguments: argparse.Namespace) -> int:
     from control.record import read_record
 
     terminal = Terminal(json_only=arguments.json, quiet=arguments.quiet)
-    if arguments.wait_for < 1 or arguments.machines < 1:
-        raise ConfigError("--wait-for and --machines must be at least 1 [LW002]")
+    if arguments.wait_for < 1 or arguments.machines < 0:
+        raise ConfigError("--wait-for must be at least 1, and --machines at least 0 [LW002]")
     folder = _begun(arguments.dir)
     if folder is not None and is_over(folder):
         status = read_record(folder.ledger).status

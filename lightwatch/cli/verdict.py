@@ -39,6 +39,8 @@ class Seen:
     """None while it runs or will be started anew."""
     spheres_left: int = 1
     """That run or will be started anew."""
+    all_left: bool = False
+    """None is left, and each ended as it should."""
     trouble_at_s: float | None = None
     """When control, all spheres, or before the first version a sphere were first seen to be gone for good."""
     begun: bool = True
@@ -84,6 +86,8 @@ def patience_s(seen: Seen) -> float:
 def _overdue(seen: Seen) -> str:
     if not seen.begun:
         return "no sphere was started [LW410]"
+    if seen.control_code is None and seen.all_left:
+        return "all spheres have left, as they were asked to; `--resume` with the run's folder goes on [LW415]"
     if seen.control_code is None:
         return "control did not end the run [LW501]"
     return "the spheres did not leave after control had ended [LW410]"

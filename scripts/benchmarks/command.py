@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from lightwatch.files import write_whole
 
-from . import bookkeeping, checkpoint, clients, ddp_tree, scale, start, sums, thin_link
+from . import bookkeeping, checkpoint, clients, ddp_tree, gpu, scale, start, sums, thin_link
 from .figures import ENOUGH_RUNS, ENOUGH_STEPS, Figure, NotRun, as_json, table
 from .machine import machine
 from .plan import Plan
@@ -29,6 +29,7 @@ ROWS: dict[int, Callable[[Plan], list[Figure]]] = {
     6: scale.measure,
     7: start.measure,
     8: clients.measure,
+    9: gpu.measure,
 }
 
 BUSY = 0.5
@@ -48,6 +49,8 @@ Measure how fast lightwatch is, and hold the figures against their bars.
   7  start: `lightwatch --help`, control ready, `lightwatch train` with 4 spheres to its first step
   8  control while 50 clients ask for `status` once a second each and one reads 10,000 events within a minute: its share
      of a core, and a step of 2 spheres that train against one without those clients
+  9  on a GPU: exact sums against float sums, deterministic algorithms against a bare loop, bf16 against float32
+
 
 Ours and the peer run in turns on the same work, in fresh processes of one thread. A figure is the median over the
 runs, with the least and the greatest of them; a bar holds for the median. A row that can't run here is listed with the

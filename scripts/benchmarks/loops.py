@@ -1,6 +1,7 @@
 """`python -m scripts.benchmarks.loops LOOP MODEL CORE`: one training loop, step by step as it is asked for.
 
-LOOP: trainer (float sums), exact, bare (what anyone would write), accelerate, lightning. MODEL: small, middle, large.
+LOOP: trainer (float sums), exact, bare (what anyone would write), accelerate, lightning; on a GPU trainer-gpu,
+exact-gpu, bf16-gpu, bare-gpu. MODEL: small, middle, large.
 CORE: the number of the core to stay on, or -1.
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -57,7 +60,7 @@ def task(name: str) -> Task:
     return Task(GPT(GPTConfig(layers=6, heads=8, width=256)), TextData(""), 4, micro_batches=4)
 
 
-def trainer(given: Task, turns: Turns, reduction: str = "float") -> None:
+def trainer(given: Task, turns: Turns, reduction: str = "float", device: str = "cpu", autocast: str = "off") -> None:
     """Ours: nothing is logged, evaluated, hashed or saved meanwhile."""
     config = TrainingConfig(
         learning_rate=RATE,
@@ -70,6 +73,8 @@ def trainer(given: Task, turns: Turns, reduction: str = "float") -> None:
         micro_batches=given.micro_batches,
         batch_size=given.batch_size,
         reduction=reduction,
+        device=device,
+        autocast=autocast,
     )
     own = Trainer(given.model, given.data, config)
     own.on_step_end = turns.step_end
@@ -105,6 +110,22 @@ def bare(given: Task, turns: Turns) -> None:
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             descent.step()
             descent.zero_grad()
+            turns.step_end()
+
+
+def bare_on_gpu(given: Task, turns: Turns) -> None:
+    """The same loop on a GPU, with as many micro-batches: the fastest algorithms, deterministic or not."""
+    model = given.model.cuda()
+    descent = optimizer(model)
+    turns.begin()
+    while True:
+        for inputs, targets in loader(given):
+            for _ in range(given.micro_batches):
+                loss_of(model(inputs.cuda()), targets.cuda()).backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            descent.step()
+            descent.zero_grad()
+            torch.cuda.synchronize()
             turns.step_end()
 
 
@@ -152,7 +173,17 @@ def lightning(given: Task, turns: Turns) -> None:
     )
 
 
-LOOPS = {"trainer": trainer, "exact": exact, "bare": bare, "accelerate": accelerate, "lightning": lightning}
+LOOPS: dict[str, Callable[[Task, Turns], None]] = {
+    "trainer": trainer,
+    "exact": exact,
+    "bare": bare,
+    "accelerate": accelerate,
+    "lightning": lightning,
+    "trainer-gpu": partial(trainer, device="cuda"),
+    "exact-gpu": partial(trainer, reduction="exact", device="cuda"),
+    "bf16-gpu": partial(trainer, device="cuda", autocast="bf16"),
+    "bare-gpu": bare_on_gpu,
+}
 
 
 def main(loop: str, model: str, core: int) -> None:

@@ -160,6 +160,7 @@ def test_a_finished_run_tells_its_summary_again(command: Command, project: Path)
             ["max_steps was 400 and is given as 30", "seed was 1 and is given as 4"],
         ),
         (["--reduction", "float"], ["reduction was 'exact' and is given as 'float'"]),
+        (["--device", "cuda"], ["device was 'cpu' and is given as 'cuda'"]),
         (["--config", "other.toml"], ["width was 16 and is given as 32", "batch_size was 2 and is given as 3"]),
         (["--data", "other.txt"], ["path was"]),
         (["--out", "elsewhere"], ["leave --out away"]),

@@ -15,7 +15,7 @@ from lightwatch.cli.main import main
 from lightwatch.cli.settings import Settings, refuse_clashing_logs, settle_train
 from lightwatch.config import PRESET, RunConfig, dumps, load
 from lightwatch.errors import ConfigError
-from tests.cli.commands import tiny_project
+from tests.cli.commands import Command, refused, tiny_project
 
 
 @pytest.fixture(autouse=True)
@@ -146,3 +146,9 @@ def test_what_zlib_makes_of_the_held_out_bytes_is_known() -> None:
     assert text is not None and text.zlib_bits_per_byte is not None
     assert 0.1 < text.zlib_bits_per_byte < 8
     assert "text.txt" in text.told and text.fingerprint[:12] in text.told
+
+
+def test_up_waits_for_somebody_and_its_line_lets_in_no_fewer_than_nobody(command: Command, tmp_path: Path) -> None:
+    """0 machines: no join line, a secret, is printed."""
+    for flags in (("--wait-for", "0"), ("--machines", "-1")):
+        refused(command("up", *flags, folder=tmp_path), "--wait-for must be at least 1, and --machines at least 0")

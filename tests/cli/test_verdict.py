@@ -65,3 +65,13 @@ def test_a_signal_during_trouble_is_still_an_order() -> None:
 def test_the_exit_code(status: str, usage: bool, signals: tuple[int, ...], code: int) -> None:
     """0 done or stopped, 1 failed, 2 usage, 130 Ctrl-C."""
     assert exit_code(status, usage=usage, signals=signals) == code
+
+
+@pytest.mark.parametrize(
+    ("status", "signals", "code"), [("completed", (TERM,), 0), ("stopped", (TERM,), 143), ("stopped", (), 0)]
+)
+def test_control_that_is_ended_before_its_run_is_no_success_for_who_looks_after_it(
+    status: str, signals: tuple[int, ...], code: int
+) -> None:
+    """In a container a SIGTERM comes because a sphere's gave up, or because all are done; an order to stop is none."""
+    assert exit_code(status, signals=signals, serves=True) == code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from control.admit import ORDERS
+from control.checkup import CheckUp, Doctor
 from control.entrance import Brief, Enrol
 from control.protocol import (
     Ask,
@@ -38,28 +39,28 @@ OF_SPHERES: list[ToControl] = [
     StoreGet(generation=GENERATION, request=1, keys=["k"]),
     StoreAdd(generation=GENERATION, request=1, key="k", amount=1),
     StoreDelete(generation=GENERATION, request=1, key="k"),
-    Brief(),
 ]
 LOOKING: list[ToControl] = [
     Ask(request="r", what=what)
     for what in ("status", "tree", "health", "stats", "checkpoints", "wait", "watch", "heard")
 ]
+ASKING: list[ToControl] = [Brief(), CheckUp(card=Doctor(name="d", host="here", places=[], port=1, key=""))]
 ORDERING: list[ToControl] = [Ask(request="r", what=what) for what in (*ORDERS, "anything else")]
 ENROLLING: list[ToControl] = [Enrol(public="p", name="n")]
 MAY = {
-    Role.SPHERE: OF_SPHERES,
+    Role.SPHERE: [*OF_SPHERES, *ASKING],
     Role.CLIENT: [*LOOKING, *ORDERING],
     Role.WATCHER: LOOKING,
-    Role.ENROLLING: ENROLLING,
-    None: [*OF_SPHERES, *LOOKING, *ORDERING],
+    Role.ENROLLING: [*ENROLLING, *ASKING],
+    None: [*OF_SPHERES, *ASKING, *LOOKING, *ORDERING],
 }
 
 
 @pytest.mark.parametrize("role", MAY, ids=str)
 def test_each_role_may_say_its_own_and_nothing_else(role: Role | None) -> None:
-    """A sphere can't order, a client can't report, a watcher changes nothing, a newcomer enrols; without keys there is
-    nothing to enrol."""
-    for message in [*OF_SPHERES, *LOOKING, *ORDERING, *ENROLLING]:
+    """A sphere can't order, a client can't report, a watcher changes nothing, a newcomer enrols or asks first what the
+    run is; without keys there is nothing to enrol."""
+    for message in [*OF_SPHERES, *ASKING, *LOOKING, *ORDERING, *ENROLLING]:
         assert (why_not_said(role, message) == "") == (message in MAY[role]), message
 
 

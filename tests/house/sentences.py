@@ -16,9 +16,11 @@ CARRIERS: dict[str, tuple[str, int | None]] = {
     "Failed": ("text", None),
     "Refusal": ("text", 0),
     "Refused": ("text", None),
+    "Trouble": ("text", 1),
     "_end_at_once": ("reason", 0),
     "_fail": ("reason", 0),
     "_failure": ("reason", 0),
+    "_fault": ("text", 1),
     "complain": ("text", 0),
     "print": ("", 0),  # to stderr alone
     "Unsound": ("reason", 0),
@@ -30,6 +32,7 @@ SPEAKERS = {
     *("_why_not_sound", "found", "soundness", "told", "why_not_as_written", "why_not_equal", "_apart"),
     *("why", "_why", "_why_out_of_reach"),
     *("why_not_here", "_why_no_place", "why_not_allowed", "why_not_enrolled", "why_not_said", "why_refused"),
+    "why_used_up",
 }
 # What a message, an event or a record holds was a whole sentence where it was made; so is what is kept as one.
 KEPT = {"reason", "refused", "text"}
@@ -45,6 +48,7 @@ PASSED_ON = {
     ("lightwatch/cli/chaos.py", "pair.last_word('clean')"),  # of the command itself
     ("lightwatch/cli/chaos.py", "sentence"),  # of a report
     ("lightwatch/cli/crew.py", "item['why']"),  # a supervisor's own
+    ("lightwatch/cli/doctor.py", "said['text']"),  # of the process that computes the fingerprint
     ("lightwatch/cli/main.py", "'interrupted'"),
     ("spheres/launch.py", "leaving.code"),  # what a script gave to sys.exit
 }

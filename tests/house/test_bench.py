@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lightwatch import GPTConfig
-from scripts.benchmarks import hosts, saves
+from scripts.benchmarks import gpu, hosts, loops, saves
 from scripts.benchmarks.checkpoint import Run as SavingRun
 from scripts.benchmarks.checkpoint import Written, figures_of
 from scripts.benchmarks.figures import Figure, NotRun, paired, table
@@ -242,10 +242,10 @@ def test_help_says_what_each_row_is_and_a_row_that_is_not_there_is_refused(tmp_p
     """One sentence with the rows that there are; exit code 2, and nothing is written."""
     shown = bench("--help", folder=tmp_path)
     assert shown.returncode == 0
-    assert all(f"\n  {row}  " in shown.stdout for row in (1, 2, 3, 4, 5, 6, 7))
-    refused = bench("1", "9", folder=tmp_path)
+    assert all(f"\n  {row}  " in shown.stdout for row in (1, 2, 3, 4, 5, 6, 7, 8, 9))
+    refused = bench("1", "99", folder=tmp_path)
     assert refused.returncode == 2
-    assert "there is no row '9' to measure; there are 1, 2, 3, 4, 5, 6, 7" in refused.stderr
+    assert "there is no row '99' to measure; there are 1, 2, 3, 4, 5, 6, 7, 8, 9" in refused.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -266,6 +266,20 @@ def test_a_short_run_of_row_1_writes_figures_with_their_machine(tmp_path: Path) 
     assert small["value"] == small["runs"][0] and small["spread"] == [small["value"]] * 2
     assert small["met"] is (small["value"] <= 60.0)
     assert small["ours"] > 0 and small["peer"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_its_row_says_so(tmp_path: Path) -> None:
+    """One sentence, at once, and exit code 1: a row was not measured."""
+    done = bench("9", "--out", "out.json", folder=tmp_path)
+    assert done.returncode == 1
+    assert "9    not run: no GPU here" in done.stdout
+    assert json.loads((tmp_path / "out.json").read_text())["not_run"][0]["row"] == 9
+
+
+def test_each_side_of_the_gpus_row_is_a_loop_that_there_is() -> None:
+    """Which can't be seen without a GPU otherwise."""
+    assert {loop for _, ours, peer, _ in gpu.PAIRS for loop in (ours, peer)} <= set(loops.LOOPS)
 
 
 def test_a_module_is_run_from_this_tree_and_not_from_the_current_folder() -> None:

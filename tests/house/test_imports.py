@@ -40,8 +40,10 @@ PURE = {
         for name in (
             "admit",
             "apply",
+            "checkup",
             "decide",
             "delays",
+            "doctors",
             "entrance",
             "epochs",
             "events",
@@ -63,6 +65,7 @@ CONTROL_FOR_SPHERES = {
     *("control.keyfile", "control.handshakes"),  # both ends lock their sockets alike
     *("control.config", "control.enrol", "control.tokens"),  # what an address, a join line is
     *("control.brief", "control.entrance"),  # what a run is
+    "control.checkup",  # a doctor's card
     "control.deal",  # one rule for those who compute by it and for who measures it
 }
 

@@ -45,6 +45,10 @@ KINDS: dict[str, dict[str, int]] = {
         "one is left": 2,
     },
     "sick": {"memory flips": 4, "update flips": 4, "sphere dies": 2, "control dies": 1, "rate": 2, "slow": 3},
+    "leaving": {
+        "drain": 8, "joiner": 3, "rate": 2, "control dies": 3, "slow": 1, "again": 1, "sphere dies": 1, "pause": 1,
+        "resume": 1,
+    },
     "growth": {"joiner": 5, "slow": 4, "sphere dies": 3, "connection breaks": 2, "rate": 3, "control dies": 2},
 }  # fmt: skip
 """Theme -> kind -> how often, against the others."""

@@ -146,6 +146,12 @@ def each_micro_batch_counts_once(sums: Counter[tuple[int, int]], units: int, att
         _broken(f"{who}: {dict(sums)}")
 
 
+def who_leaves_costs_no_repetition(times: int, at: object, who: object) -> None:
+    """Where nothing but leaving and coming happens, nobody computes a micro-batch that somebody has computed."""
+    if times > 1:
+        _broken(f"{who} computes {at} once more, {times} times in all")
+
+
 def a_deal_is_everybodys(deals: int, who: object) -> None:
     """All members that meet in a tail computed by the same deal."""
     if deals != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from tests.simulation import laws
@@ -69,4 +70,13 @@ def _begin_anew(world: World) -> None:
         world.host.die(0.2)
         world.host.adopt = False
         world.begins_anew()
+        fill(world, world.paths)
         world.founding = None
+
+
+def fill(world: World, paths: Collection[str]) -> None:
+    """Somebody comes to each of these places at which nobody is."""
+    there = {each.path for each in world.spheres if each.alive} | {path for _, path, _ in world.newborn}
+    for path in paths:
+        if path not in there:
+            world.born(path)

@@ -10,7 +10,20 @@ import random
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from control.protocol import NO_GENERATION, End, Failed, Go, Hello, Phase, StoreReply, Tick, ToSphere, View, Welcome
+from control.protocol import (  # fmt: skip
+    LEFT,
+    NO_GENERATION,
+    End,
+    Failed,
+    Go,
+    Hello,
+    Phase,
+    StoreReply,
+    Tick,
+    ToSphere,
+    View,
+    Welcome,
+)
 from lightwatch.place import Place
 from lightwatch.sync import GenerationEnded, Position
 from lightwatch.sync import Wanted as Obeyed
@@ -37,6 +50,10 @@ class Leaves(Exception):
         self.succeeded = succeeded
 
 
+class Left(Exception):
+    """It was asked to leave, and may."""
+
+
 class Process:
     """One process. pace_s: of a micro-batch, as it measures itself."""
 
@@ -54,6 +71,7 @@ class Process:
         self.weights = Weights()
         self.holds_state = False
         self.finished = False
+        self.leaves_for_s: float | None = None
         self.offered: tuple[tuple[int, int], Position, Weights] | None = None
         self.answered = (NO_GENERATION, 0.0)
         self.view: View | None = None
@@ -107,6 +125,8 @@ class Process:
     def _move(self) -> bool:
         try:
             return next(self._main)
+        except Left:
+            self.world.has_left(self)
         except StopIteration:
             self.world.say(self, "leaves, all is done")
             self.world.gone(self, succeeded=False)
@@ -116,7 +136,10 @@ class Process:
         return False
 
     def thrown_out(self, code: int) -> None:
-        """The link obeys Expelled at once."""
+        """The link obeys Expelled at once, and who may leave before it trains."""
+        if code == 0:
+            self.world.has_left(self)
+            return
         assert self.link.heard.expelled is not None
         self.world.say(self, f"is thrown out: {self.link.heard.expelled.text}")
         self.world.gone(self, succeeded=True)
@@ -152,6 +175,8 @@ class Process:
                 return found
             if heard.refused is not None:
                 raise Leaves(f"refused: {heard.refused.text}", succeeded=True)
+            if heard.end is not None and heard.end.status == LEFT:
+                raise Left
             if heard.end is not None:
                 raise Leaves(f"the run has {heard.end.status}", succeeded=False)
             yield False

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any, cast
 
-from control.protocol import Phase
+from control.protocol import Phase, Wanted
 from lightwatch.metrics import StepReport
 from lightwatch.place import Agreed
 from lightwatch.sync import GenerationEnded, Position
@@ -58,14 +58,15 @@ class Steps(Process):
         if shares.begins_anew(place.position, training):
             self._break_off("a step was begun anew after a part of it had been handed on")
         number = self.link.standing.in_force
-        paces = self.link.heard.orders[number - 1].paces if number else {}
-        units = shares.of(self.sphere, place.position, training, 0, paces)
+        wanted = self.link.heard.orders[number - 1] if number else Wanted()
+        units = shares.of(self.sphere, place.position, training, 0, wanted)
         self.link.stand(closing=not training)
         self._progress(Phase.COMPUTING, len(units))
         for unit in [each for each in units if each not in place.outcomes]:
             yield True
             place.outcomes[unit] = cast(Any, place.position.attempt)
             self._units += 1
+            self.world.effort.computed(self, unit)
             self._progress(Phase.COMPUTING, len(units))
         yield True
         self._progress(Phase.REDUCING, len(units))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from spheres.supervise import DRAIN_S
 from tests.simulation import mending
 from tests.simulation.fault import Fault
 from tests.simulation.faults import MOMENTS_OF_CONTROL, ORDERS
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 WHILE_CONTROL_ACTS = frozenset(MOMENTS_OF_CONTROL)
 NODES_MOST = 15
-NO_TROUBLE = frozenset({"connection breaks", "control dies", "joiner", *ORDERS})
+NO_TROUBLE = frozenset({"connection breaks", "control dies", "joiner", "drain", *ORDERS})
 """What no sphere is to be thrown out for."""
 
 
@@ -104,6 +105,22 @@ def _memory_flips(world: World, sphere: Sphere, fault: Fault) -> None:
 
 def _update_flips(world: World, sphere: Sphere, fault: Fault) -> None:
     sphere.flips = "update"
+
+
+def _drain(world: World, sphere: Sphere, fault: Fault) -> None:
+    """Its supervisor is asked to leave. At the deadline it ends, whatever control says."""
+    if sphere.leaves_for_s is not None:
+        return
+    sphere.leaves_for_s = fault.back_s if fault.luck < 0.5 else float("inf")
+
+    def too_late() -> None:
+        if sphere.alive:
+            world.say("world", f"{sphere} has waited long enough, and ends")
+            world.mark("left too late")
+            world.gone(sphere, succeeded=True, proof=fault.proof)
+
+    world.later.append((world.now_s + DRAIN_S, too_late))
+    sphere.link.ask_to_leave()
 
 
 def _slow(world: World, sphere: Sphere, fault: Fault) -> None:
@@ -258,6 +275,7 @@ OF_A_SPHERE: dict[str, Callable[[World, Sphere, Fault], None]] = {
     "memory flips": _memory_flips,
     "update flips": _update_flips,
     "slow": _slow,
+    "drain": _drain,
 }
 
 OF_THE_WORLD: dict[str, Callable[[World, Fault], None]] = {

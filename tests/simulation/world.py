@@ -19,6 +19,7 @@ from lightwatch.sync import Position
 from spheres.words import position_of
 from tests.simulation import laws, mending, strikes
 from tests.simulation.client import Client
+from tests.simulation.effort import Effort
 from tests.simulation.fault import Fault
 from tests.simulation.faults import DEATHS_OF_CONTROL, LONG_STEPS, planned, theme_of, tree_of
 from tests.simulation.group import Meetings
@@ -91,6 +92,7 @@ class World:
         self._events = self._idle = 0
         self._told: dict[tuple[Generation, str], object] = {}
         self._healed = False
+        self.effort = Effort(self)
         self.host = Host(self, "host")
         self.hosts = [self.host]
         self.door = self.host
@@ -145,6 +147,14 @@ class World:
         if succeeded:
             at_s = self.now_s + back_s * self.silence_s
             self.newborn.append((at_s, sphere.path, sphere.pid if proof else 0))
+
+    def has_left(self, sphere: Process) -> None:
+        """It was asked to leave, and may. Where it was, another comes in a while, or nobody."""
+        self.say(sphere, "has left, as it was asked to")
+        self.mark("sphere left")
+        begun = self.host.server is not None and self.host.server.state.begun is not None
+        back_s = sphere.leaves_for_s if sphere.leaves_for_s is not None else 0.0
+        self.gone(sphere, succeeded=not begun or back_s < LASTS, back_s=min(back_s, 1.0))
 
     def cut(self, sphere: Process) -> None:
         wire = sphere.link.toy_line.wire
@@ -291,6 +301,8 @@ class World:
         if self.now_s >= self.heal_s and not self._healed:
             self._healed = True
             mending.heal(self)
+        if self._healed and not self.newborn and not any(each.alive for each in self.spheres):
+            mending.fill(self, self.paths[:1])  # all have left
         for due in [each for each in self.later if each[0] <= self.now_s]:
             self.later.remove(due)
             due[1]()

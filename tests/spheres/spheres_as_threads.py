@@ -39,10 +39,16 @@ def members_of(tree: str) -> list[Member]:
     return [Member(sphere=11 + index, path=path) for index, path in enumerate(parse_tree(tree))]
 
 
-def on_spheres(tree: str, work: Callable[[Groups, int], T], operation_s: float = PATIENCE_S) -> list[T | Exception]:
+def on_spheres(
+    tree: str,
+    work: Callable[[Groups, int], T],
+    operation_s: float = PATIENCE_S,
+    prepare: Callable[[Groups, int], object] = lambda _groups, _index: None,
+) -> list[T | Exception]:
     """Run `work(groups, index)` on all spheres of a tree at once: what each returned or raised, in tree order.
 
-    The work begins when all are connected, and all close their groups only after all have ended, as a run does.
+    prepare: done to each sphere's groups before they connect. The work begins when all are connected, and all close
+    their groups only after all have ended, as a run does.
     """
     members = members_of(tree)
     store = HashStore()
@@ -53,6 +59,7 @@ def on_spheres(tree: str, work: Callable[[Groups, int], T], operation_s: float =
     def run(index: int) -> None:
         groups = Groups(members, members[index].sphere, GENERATION, operation_s)
         try:
+            prepare(groups, index)
             groups.connect(store, PATIENCE_S)
             all_built.wait(PATIENCE_S)
             outcomes[index] = work(groups, index)

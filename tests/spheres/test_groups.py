@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from torch._C._distributed_c10d import HashStore
 
 from control.protocol import Member
-from spheres.groups import WATCH_S, Groups, PeerLost, Started, graves
+from spheres.graves import graves
+from spheres.groups import WATCH_S, Groups, PeerLost, Started
 from spheres.levels import LevelPlan, plan_levels
 from spheres.reduce import sum_over_tree
 from tests.spheres.spheres_as_threads import GENERATION, SHORT_S, TREES, members_of, on_spheres, results

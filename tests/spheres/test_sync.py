@@ -96,6 +96,16 @@ def test_nobody_else_writes_v0(seat: Seat, tmp_path: Path, version: int, rank: i
         beginning.result()
 
 
+def test_the_groups_are_told_which_gpu_the_trainer_computes_on(seat: Seat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before they connect: their members say it to each other, and agree on what carries the buckets."""
+    monkeypatch.setattr("spheres.sync.identity_of", lambda device: f"GPU-{device.index}")
+    seat.sync.device = torch.device("cuda", 3)
+    founded(seat)
+    assert seat.sync._wires is not None
+    groups = seat.sync._wires.groups
+    assert (groups.device, groups.gpu) == (torch.device("cuda", 3), "GPU-3")
+
+
 def test_a_sphere_that_is_left_out_waits_for_a_view_that_has_it(seat: Seat) -> None:
     """It drops its groups and stays frozen; it answers nothing to the View of others."""
     founded(seat)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from control.protocol import Beat, End, Failed, Hello, Refused, ToControl, ToSphere, View, Welcome
 from lightwatch import sync as seam
 from spheres import worker
+from spheres.launch import Pipes, Pulse
 from tests.spheres.fake_control import FakeControl
 
 
@@ -37,7 +40,7 @@ def answers(message: ToControl) -> list[ToSphere]:
     [
         ("from lightwatch.sync import Sick\nraise Sick('flipped [LW304]')", 75, False),
         ("from spheres.link import LinkBroken\nraise LinkBroken('gone [LW901]')", 75, False),
-        ("from spheres.groups import Worn\nraise Worn('too many [LW408]')", 75, False),
+        ("from spheres.graves import Worn\nraise Worn('too many [LW408]')", 75, False),
         ("raise ValueError('mine')", 1, True),
         ("from lightwatch.errors import DataError\nraise DataError('too short [LW102]')", 2, True),
         ("", 1, True),
@@ -55,6 +58,20 @@ def test_the_code_says_whether_a_successor_is_wanted(run_dir: Path, script: str,
         hello = control.of(Hello)[0]
         assert (hello.path, hello.former, hello.port > 0) == ("0/0", 4321, True)
         assert bool(control.of(Failed)) == told
+
+
+@pytest.mark.parametrize(
+    ("path", "told", "expected"), [("0/0", 3, 3), ("eu/lab-3/2", None, 2), ("eu/lab-3/first", None, 0), ("7", None, 7)]
+)
+def test_the_trainer_learns_which_of_its_machines_spheres_it_is(
+    run_dir: Path, path: str, told: int | None, expected: int
+) -> None:
+    """What whoever started it says, else the slot at the end of its path."""
+    file = run_dir / "script.py"
+    file.write_text("from lightwatch import sync\nraise ValueError(f'number {sync.current.local_rank}')")
+    with FakeControl(answers) as control:
+        assert worker.main(run_dir, control.address, path, [str(file)], local_rank=told) == 1
+        assert f"number {expected}" in control.of(Failed)[0].text
 
 
 def test_who_took_part_and_is_refused_when_it_is_back_begins_anew(run_dir: Path) -> None:
@@ -78,5 +95,11 @@ def test_who_took_part_and_is_refused_when_it_is_back_begins_anew(run_dir: Path)
 
 def test_who_is_refused_does_not_come_again(run_dir: Path) -> None:
     """A supervisor would otherwise ask for ever."""
+    heard, told = os.pipe()
     with FakeControl(lambda message: [Refused(text="0/0 is taken")]) as control:
-        assert worker.main(run_dir, control.address, "0/0", pulse=lambda *_: None) == 1
+        assert worker.main(run_dir, control.address, "0/0", pulse=Pulse(Pipes(-1, -1, -1, -1, heard))) == 1
+    os.close(told)
+    for thread in threading.enumerate():
+        if thread.name == "words":
+            thread.join(5.0)
+    os.close(heard)
