@@ -27,6 +27,7 @@ AGENT = ["-m", "spheres", "--join"]
 STEPS = 20
 CUT_S = 10.0
 PATIENCE_S = 600.0
+RATE = "200mbit"
 
 Process = subprocess.Popen[bytes]
 
@@ -160,6 +161,17 @@ def _members(site: Site) -> set[str]:
     return set(json.loads(found[0])) if found else set()
 
 
+def thin(site: Site) -> str:
+    """What the byte ledger says of the link is what both interfaces counted, all that control was told included."""
+    site.wait_for(lambda: site.version() >= site.steps, "the last step")
+    counted = sum(each.sent_bytes() for each in site.machines)
+    site.wait_for(lambda: site.up.poll() is not None, "the end")
+    lines = json.loads((site.out / "summary.json").read_text())["traffic"]
+    booked = next(line["up"] + line["down"] for line in lines if line["level"] == 0)
+    off = (counted - booked) / booked
+    return f"{RATE}: {booked:,} bytes in the ledger, {counted:,} on the interfaces less headers: {off:+.2%}"
+
+
 CASES: dict[str, tuple[int, Callable[[Site], None], Callable[[Site], str], int]] = {
     "join-2": (2, by_join, nothing, 1),
     "join-3": (3, by_join, nothing, 1),
@@ -170,6 +182,7 @@ CASES: dict[str, tuple[int, Callable[[Site], None], Callable[[Site], str], int]]
     "kill": (2, by_one_torchrun, worker_killed, 2),
     "cut": (2, by_join, cut, 3),
     "remove": (3, by_join, removed, 2),
+    "thin": (2, by_join, thin, 1),
 }
 """How many hosts, how it is started, what befalls it at the fifth version, and how many times STEPS it has."""
 
@@ -179,6 +192,8 @@ def play(name: str, folder: Path) -> tuple[str, str]:
     count, begin, befall, times = CASES[name]
     with lan(folder, count) as machines:
         first = machines[0]
+        for machine in machines if befall is thin else ():
+            machine.limit(RATE)
         log = folder / "up.log"
         words = [*COMMAND, "up", "--steps", times * STEPS, "--dir", "out", "--wait-for", 2 * count]
         site = Site(folder, machines, times * STEPS, "", first.start(words, log), {})
@@ -188,9 +203,9 @@ def play(name: str, folder: Path) -> tuple[str, str]:
         site.wait_for(lambda: site.version() >= 5, "the first versions")
         told = befall(site)
         site.wait_for(lambda: site.up.poll() is not None, "the end")
-        for machine, process in site.joined.items():
+        for host, process in site.joined.items():
             if process.wait(60):
-                raise Wrong(f"what was started on {machine} ended with {process.returncode}; see {folder}")
+                raise Wrong(f"what was started on {host} ended with {process.returncode}; see {folder}")
         digest = str(json.loads((site.out / "summary.json").read_text())["digest"])
         return digest, told or f"{len(_members(site))} spheres: {', '.join(sorted(_members(site)))}"
 

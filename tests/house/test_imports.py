@@ -63,7 +63,8 @@ IMPURE_STDLIB = {
 CONTROL_FOR_SPHERES = {
     *("control.protocol", "control.status", "control.wire", "control.errors", "control.crash"),
     *("control.keyfile", "control.handshakes"),  # both ends lock their sockets alike
-    *("control.config", "control.enrol", "control.brief", "control.tokens"),  # what an address, a join line, a run is
+    *("control.config", "control.enrol", "control.tokens"),  # what an address, a join line is
+    *("control.brief", "control.entrance"),  # what a run is
     "control.checkup",  # a doctor's card
     "control.deal",  # one rule for those who compute by it and for who measures it
 }
