@@ -14,7 +14,7 @@ from pathlib import Path
 from lightwatch._beside import check
 
 from . import launch
-from .life import Post
+from .post import Post
 from .supervise import Supervisor
 from .torchrun import host_path, slot
 
@@ -48,9 +48,7 @@ def main() -> int:
     if given.no_supervise:
         from . import worker  # loads torch
 
-        return worker.main(
-            post.dir, post.control, post.path, script, profile=post.profile, key=post.key, interface=post.interface
-        )
+        return worker.main(post)
     code = Supervisor(post, lifeline=has_launcher).run()
     return code if control is None else control.wait() or code
 

@@ -8,42 +8,14 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from . import handover
 from .launch import CODE, LEAVE, MADE, Pipes
+from .post import TOLD, Post
 
 WORD_S = 0.5
 """How long the template may take to say how a worker ended that is dead already."""
 _LINE_MOST = 1 << 16
-
-
-@dataclass(frozen=True)
-class Post:
-    """What a supervisor is for. template: the socket of one; empty: it starts its own. shown: whether the launcher
-    gets what the worker prints."""
-
-    dir: Path
-    control: str
-    path: str
-    template: str = ""
-    script: tuple[str, ...] = ()
-    profile: bool = False
-    shown: bool = False
-    key: str = ""
-    """This machine's key file; empty: the one that it has for the run, if any."""
-    interface: str = ""
-    """By which the other spheres reach this one; empty: the one that leads to control."""
-    local_rank: int | None = None
-    """Which of its machine's spheres it is, if that is known."""
-
-    @property
-    def folder(self) -> Path:
-        return self.dir / "spheres" / self.path
-
-    @property
-    def log(self) -> Path:
-        return self.dir / "logs" / f"{self.path}.log"
 
 
 @dataclass
@@ -80,16 +52,7 @@ class Life:
         for ours in {status, stdout} - {-1}:
             os.set_blocking(ours, False)
         found = cls(post, line, hold, status, stdout, words)
-        request = {
-            "control": post.control,
-            "path": post.path,
-            "script": post.script,
-            "profile": post.profile,
-            "former": former,
-            "key": post.key,
-            "interface": post.interface,
-            "local_rank": post.local_rank,
-        }
+        request = {"former": former, **{name: getattr(post, name) for name in TOLD}}
         theirs = Pipes(printed, log, life, told, heard)
         try:
             handover.send(line, request, [theirs.stdout, theirs.log, theirs.life, theirs.status, theirs.words])

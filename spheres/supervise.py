@@ -33,7 +33,8 @@ from control import crash
 
 from . import handover, pids, restart
 from .launch import ASKED
-from .life import Life, Post
+from .life import Life
+from .post import Post
 
 LOOK_S = (0.1, 1.0)
 """How often the status pipe is read: until a life has made a version, and from then on."""

@@ -31,6 +31,7 @@ from lightwatch._beside import check
 
 from . import handover
 from .launch import ASKED, Pipes, Pulse, be_worker, follow_launcher
+from .post import TOLD, Post
 
 ASK_S = 1.0
 """Whoever connects speaks at once; one that does not must not keep the others waiting for long."""
@@ -51,18 +52,8 @@ def main() -> int:
         from . import worker
 
         def work(request: dict[str, Any], pulse: Pulse) -> int:
-            return worker.main(
-                given.dir,
-                request["control"],
-                request["path"],
-                request["script"],
-                profile=request["profile"],
-                former=request["former"],
-                pulse=pulse,
-                key=request["key"],
-                interface=request["interface"],
-                local_rank=request["local_rank"],
-            )
+            post = Post(given.dir, **{name: request[name] for name in TOLD})
+            return worker.main(post, former=request["former"], pulse=pulse)
 
         gc.collect()
         gc.freeze()  # a collection would write to every object, and so unshare its page

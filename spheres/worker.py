@@ -30,6 +30,7 @@ from .graves import Worn
 from .larder import Larder
 from .launch import Pulse
 from .link import START_ANEW, AdmissionRefused, Link, LinkBroken
+from .post import Post
 from .sync import TreeSync
 from .writers import Saves
 
@@ -38,35 +39,20 @@ OPEN_S, OPEN_SUPERVISED_S = 30.0, 600.0
 FAREWELL_S = 3.0
 
 
-def main(
-    run_dir: Path,
-    address: str,
-    path: str,
-    script: Sequence[str] = (),
-    *,
-    profile: bool = False,
-    former: int = 0,
-    pulse: Pulse | None = None,
-    key: str = "",
-    interface: str = "",
-    local_rank: int | None = None,
-) -> int:
-    """Be the sphere at `path` of the run in `run_dir` until the run is over; the exit code: 0 done, 1 the run failed,
-    2 the user's input is to blame, 75 this process must be started anew and the run goes on.
+def main(post: Post, *, former: int = 0, pulse: Pulse | None = None) -> int:
+    """Be the sphere at this post until the run is over; the exit code: 0 done, 1 the run failed, 2 the user's input is
+    to blame, 75 this process must be started anew and the run goes on.
 
-    script: a user's script and its arguments; empty: the main job of `run_dir`/config.toml. profile: write one. former:
-    process id of the sphere here before, which is dead. pulse: tells the supervisor that this process lives; given
-    b"v", that it made a version; hears when to leave. key: this machine's key file; empty: its own for the run, if any.
-    interface: by which the others reach it; empty: the one that leads to control. local_rank: which of this machine's
-    spheres this is; None: the number that its path ends with.
+    former: process id of the sphere here before, which is dead. pulse: tells the supervisor that this process lives;
+    given b"v", that it made a version; hears when to leave.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    crash.arm(run_dir, "sphere", path)
-    run = config.load(run_dir / "config.toml", config.RunConfig())
-    run_id, silence_s = json.loads((run_dir / "control.json").read_text())["run_id"], run.control.silence_s
+    crash.arm(post.dir, "sphere", post.path)
+    run = config.load(post.dir / "config.toml", config.RunConfig())
+    run_id, silence_s = json.loads((post.dir / "control.json").read_text())["run_id"], run.control.silence_s
     try:
-        own = read_key(Path(key)) if key else found_key(run_dir, "sphere", run_id=run_id, address=address)
-        reached_at = own_address(address, interface)
+        own = _key(post, run_id)
+        reached_at = own_address(post.control, post.interface)
     except KeyFileError as error:
         print(error, file=sys.stderr)
         return 2
@@ -74,15 +60,15 @@ def main(
         print(error, file=sys.stderr)
         return START_ANEW
     larder = Larder(reached_at, Pair.draw() if own is not None else None)
-    link = _linked(address, _hello(run_id, path, former, larder), silence_s, pulse, own)
-    folder = _folder(run_dir, path, run, bool(script))
+    link = _linked(post.control, _hello(run_id, post.path, former, larder), silence_s, pulse, own)
+    folder = _folder(post, run)
     sync = TreeSync(link, run_id, silence_s, larder=larder, folder=folder, pulse=pulse)
-    sync.saves, sync.home = Saves(link, run.control.checkpoint_at), _home(run_dir, run_id, run, bool(script))
-    sync.local_rank = slot_of(path) if local_rank is None else local_rank
-    sync.trace = Trace(run_dir / "profile", path) if profile else None
+    sync.saves, sync.home = Saves(link, run.control.checkpoint_at), _home(post, run_id, run)
+    sync.local_rank = slot_of(post.path) if post.local_rank is None else post.local_rank
+    sync.trace = Trace(post.dir / "profile", post.path) if post.profile else None
     try:
         link.open(OPEN_S if pulse is None else OPEN_SUPERVISED_S)
-        _take_part(run, sync, script, link)
+        _take_part(run, sync, post.script, link)
         return 0
     except RunEnded as end:
         return 1 if end.status == "failed" else 0
@@ -93,7 +79,7 @@ def main(
         print(error, file=sys.stderr)
         return START_ANEW
     except Exception as error:
-        return _give_up(link, path, error)
+        return _give_up(link, post.path, error)
     finally:
         link.close()
         larder.close()
@@ -119,18 +105,24 @@ def slot_of(path: str) -> int:
     return int(slot) if slot.isascii() and slot.isdigit() else 0
 
 
-def _home(run_dir: Path, run_id: str, run: config.RunConfig, is_script: bool) -> Home:
+def _key(post: Post, run_id: str) -> KeyFile | None:
+    if post.key:
+        return read_key(Path(post.key))
+    return found_key(post.dir, "sphere", run_id=run_id, address=post.control)
+
+
+def _home(post: Post, run_id: str, run: config.RunConfig) -> Home:
     """A script's model and data are its own: the config says nothing of them."""
-    sections = ("control",) if is_script else ("model", "data", "control")
-    return Home(run_dir, run_id, run.control.tree, {name: asdict(getattr(run, name)) for name in sections})
+    sections = ("control",) if post.script else ("model", "data", "control")
+    return Home(post.dir, run_id, run.control.tree, {name: asdict(getattr(run, name)) for name in sections})
 
 
-def _folder(run_dir: Path, path: str, run: config.RunConfig, of_script: bool) -> Folder:
+def _folder(post: Post, run: config.RunConfig) -> Folder:
     return Folder(
-        run_dir,
-        path,
-        keep=lambda model: job.finish(model, run_dir, run.training.seed),
-        configured=lambda config: job.write_config(run_dir, config, run) if of_script else None,
+        post.dir,
+        post.path,
+        keep=lambda model: job.finish(model, post.dir, run.training.seed),
+        configured=lambda config: job.write_config(post.dir, config, run) if post.script else None,
     )
 
 

@@ -203,9 +203,9 @@ def play(name: str, folder: Path) -> tuple[str, str]:
         site.wait_for(lambda: site.version() >= 5, "the first versions")
         told = befall(site)
         site.wait_for(lambda: site.up.poll() is not None, "the end")
-        for name, process in site.joined.items():
+        for host, process in site.joined.items():
             if process.wait(60):
-                raise Wrong(f"what was started on {name} ended with {process.returncode}; see {folder}")
+                raise Wrong(f"what was started on {host} ended with {process.returncode}; see {folder}")
         digest = str(json.loads((site.out / "summary.json").read_text())["digest"])
         return digest, told or f"{len(_members(site))} spheres: {', '.join(sorted(_members(site)))}"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from spheres import launch
 from spheres.pids import tell_when_parent_ends
+from spheres.post import Post
 
 CLONE_NEWUTS = 0x04000000
 
@@ -33,7 +34,7 @@ def main(name: str, interface: str, control: str, folder: Path, paths: list[str]
             tell_when_parent_ends(signal.SIGKILL)
             log = os.open(folder / "logs" / f"{path.replace('/', '-')}.log", os.O_WRONLY | os.O_CREAT, 0o644)
             os.dup2(log, 2)
-            os._exit(worker.main(folder, control, path, interface=interface))
+            os._exit(worker.main(Post(folder, control, path, interface=interface)))
         pids.append(pid)
     return max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in pids)
 

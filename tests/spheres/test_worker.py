@@ -14,6 +14,7 @@ from control.protocol import Beat, End, Failed, Hello, Refused, ToControl, ToSph
 from lightwatch import sync as seam
 from spheres import worker
 from spheres.launch import Pipes, Pulse
+from spheres.post import Post
 from tests.spheres.fake_control import FakeControl
 
 
@@ -53,7 +54,7 @@ def test_the_code_says_whether_a_successor_is_wanted(run_dir: Path, script: str,
     file = run_dir / "script.py"
     file.write_text(script)
     with FakeControl(answers) as control:
-        assert worker.main(run_dir, control.address, "0/0", [str(file)], former=4321) == code
+        assert worker.main(Post(run_dir, control.address, "0/0", script=(str(file),)), former=4321) == code
         control.until(lambda: bool(control.received))
         hello = control.of(Hello)[0]
         assert (hello.path, hello.former, hello.port > 0) == ("0/0", 4321, True)
@@ -70,7 +71,7 @@ def test_the_trainer_learns_which_of_its_machines_spheres_it_is(
     file = run_dir / "script.py"
     file.write_text("from lightwatch import sync\nraise ValueError(f'number {sync.current.local_rank}')")
     with FakeControl(answers) as control:
-        assert worker.main(run_dir, control.address, path, [str(file)], local_rank=told) == 1
+        assert worker.main(Post(run_dir, control.address, path, script=(str(file),), local_rank=told)) == 1
         assert f"number {expected}" in control.of(Failed)[0].text
 
 
@@ -90,14 +91,14 @@ def test_who_took_part_and_is_refused_when_it_is_back_begins_anew(run_dir: Path)
         return [Refused(text="number 7 was given up; start it anew")] if isinstance(message, Beat) else []
 
     with FakeControl(gives_up) as control:
-        assert worker.main(run_dir, control.address, "0/0", [str(file)]) == 75
+        assert worker.main(Post(run_dir, control.address, "0/0", script=(str(file),))) == 75
 
 
 def test_who_is_refused_does_not_come_again(run_dir: Path) -> None:
     """A supervisor would otherwise ask for ever."""
     heard, told = os.pipe()
     with FakeControl(lambda message: [Refused(text="0/0 is taken")]) as control:
-        assert worker.main(run_dir, control.address, "0/0", pulse=Pulse(Pipes(-1, -1, -1, -1, heard))) == 1
+        assert worker.main(Post(run_dir, control.address, "0/0"), pulse=Pulse(Pipes(-1, -1, -1, -1, heard))) == 1
     os.close(told)
     for thread in threading.enumerate():
         if thread.name == "words":
