@@ -92,6 +92,7 @@ class Machine:
 def lan(folder: Path, count: int) -> Iterator[list[Machine]]:
     """Make them, and take all away whatever happens, with all that runs there. Raises Cannot where that can't be."""
     refuse_impossible()
+    _sweep()
     own = f"{PREFIX}-{os.getpid()}"
     switch = f"{own}-switch"
     machines = [
@@ -109,6 +110,16 @@ def lan(folder: Path, count: int) -> Iterator[list[Machine]]:
         for machine in machines:
             machine.remove()
         subprocess.run(["ip", "netns", "delete", switch], capture_output=True)
+
+
+def _sweep() -> None:
+    """Remove what a process that was killed has left: its hosts, and what still runs there."""
+    for line in _ran("ip", "netns", "list").splitlines():
+        space = line.split()[0]
+        prefix, _, rest = space.partition("-")
+        pid, _, name = rest.partition("-")
+        if prefix == PREFIX and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            Machine(name, "", space, Path()).remove()
 
 
 def _plug(machine: Machine, switch: str, number: int, every: list[Machine]) -> None:

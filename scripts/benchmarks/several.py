@@ -225,6 +225,7 @@ def main(argv: list[str]) -> int:
     if strange := set(given) - set(CASES):
         parser.error(f"no such case: {', '.join(strange)}")
     os.chdir(ROOT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the hosts go too
     wrong = 0
     known: dict[int, str] = {}
     for name in given:
