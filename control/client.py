@@ -198,8 +198,8 @@ class ControlClient:
     ) -> int | None:
         """Have a sphere again at `path`, where one was terminated. Returns the version from which one is let in.
 
-        The launcher of the run starts it within a second; `lightwatch join` does on a machine that joined. It takes
-        part as soon as it has fetched the weights: `health` shows it. Raises OrderRefused for a path that is none.
+        The launcher of the run starts it within a second; a machine that joined joins again. It takes part as soon as
+        it has fetched the weights: `health` shows it. Raises OrderRefused for a path that is none.
         """
         return self._order("spawn", wait, timeout_s, text=path, request=request)
 

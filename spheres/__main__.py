@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", default="", metavar="PATH", help="where the data is on this machine")
     parser.add_argument("--dir", default="", help="a folder for the run (default: runs/RUN)")
     parser.add_argument("--with-control", metavar="DIR", default="", help="rank 0 starts the run's control in DIR too")
+    parser.add_argument("--config", metavar="FILE", default="", help="of the run that --with-control begins")
     parser.add_argument("--template", default="", help="the socket of a launcher's template; without, one is started")
     parser.add_argument("--shown", action="store_true", help="report what the worker prints")
     parser.add_argument("--no-lifeline", action="store_true", help="stdin is not a launcher's pipe")
@@ -106,7 +107,8 @@ def _control_beside(given: argparse.Namespace) -> subprocess.Popen[bytes] | None
     if not given.with_control or os.environ.get("RANK", "0") != "0":
         return None
     command = [sys.executable, "-P", "-m", "lightwatch", "up", "--dir", given.with_control, "--listen", given.control]
-    command += ["--wait-for", os.environ.get("WORLD_SIZE", "1")]
+    command += ["--wait-for", os.environ.get("WORLD_SIZE", "1"), "--machines", "0"]
+    command += ["--config", given.config] if given.config else []
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
 

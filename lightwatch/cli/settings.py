@@ -135,8 +135,10 @@ def judged_paths(control: ControlConfig, folder: RunFolder) -> tuple[tuple[str, 
     from control.tree import is_alone
 
     try:
-        of_control = ControlSettings(folder.path, folder.run_id, control.tree, control.listen, control.silence_s)
-        return of_control.paths, is_alone(control.tree)
+        alone = is_alone(control.tree)
+        listen = ControlConfig().listen if alone else control.listen  # nobody listens there
+        of_control = ControlSettings(folder.path, folder.run_id, control.tree, listen, control.silence_s)
+        return of_control.paths, alone
     except ControlError as error:
         raise ConfigError(str(error)) from None
 

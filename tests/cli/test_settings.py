@@ -128,6 +128,7 @@ def test_the_resolved_set_is_written_so_that_it_gives_itself(project: Path) -> N
 def test_one_is_a_run_without_control() -> None:
     """Exactly `1`; a tree with one sphere in it has a control."""
     assert settle("--tree", "1").alone and settle("--tree", "1").paths == ("0",)
+    assert settle("--tree", "1", "--listen", "tcp://192.0.2.1:7070").alone, "nobody listens, so what for is no matter"
     assert not settle("--tree", "1x1").alone
     assert not settle("--tree", "a:1").alone
 
