@@ -363,13 +363,13 @@ def _address(address_or_run_dir: str | os.PathLike[str]) -> str:
     path = Path(text) / "control.json"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-        address, pid, host = str(about["address"]), int(about["pid"]), str(about["host"])
+        address, pid, host = str(about["address"]), int(about.get("pid", 0)), str(about.get("host", ""))
     except FileNotFoundError:
         raise AddressError(f"{text}: no control.json there; give a run's folder or tcp://HOST:PORT [LW505]") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AddressError(f"{path}: can't be read as a control's address: {error} [LW505]") from None
     check_connect(address)
-    if host == socket.gethostname() and not _lives(pid):
+    if pid and host == socket.gethostname() and not _lives(pid):
         raise NoAnswer(f"{text}: its control (pid {pid}) is gone; the run is over [LW502]")
     return address
 

@@ -16,6 +16,12 @@ _FLOCK = struct.Struct("hhqqi4x")
 """The kernel's `struct flock`: type, whence, start, length, pid."""
 
 
+def refuse_if_written(path: Path) -> None:
+    """Raise LedgerError if another process writes this ledger now; nothing of it is touched."""
+    if path.exists():
+        os.close(locked(path))
+
+
 def locked(path: Path) -> int:
     """A descriptor that holds the writer's lock, on one byte far behind those that SQLite locks.
 

@@ -69,8 +69,8 @@ def enter(control: str, key: str = "", folder: str = "", data: str = "", wait_s:
 
 def _entered(told: Briefed, control: str, key: str, folder: str, data: str) -> Entry:
     path = Path(folder or Path("runs", told.run_id)).absolute()
-    (path / "logs").mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(path / "logs" / "entry.lock"):
+    own_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _one_at_a_time(own_folder() / f"{told.run_id}.lock"):
         run = _written(told, control, path, data)
     return Entry(path, told.run_id, control, key, run)
 
@@ -83,10 +83,16 @@ def _written(told: Briefed, control: str, path: Path, data: str) -> config.RunCo
             f"--dir {path}: this is the folder of run {card.get('run_id')}, control at {control} has run "
             f"{told.run_id}; name another folder [LW602]"
         )
+    if not card and _strangers(path):
+        raise ConfigError(
+            f"--dir {path}: expected a new folder or an empty one, found {_strangers(path)[0]} in it; name another "
+            "folder [LW602]"
+        )
+    (path / "logs").mkdir(parents=True, exist_ok=True)
     file = path / "config.toml"
     if "pid" not in card:  # else it is control's own folder, on this machine or on a disk of both
-        write_whole(file, told.config.encode())
         write_whole(path / "control.json", json.dumps({"address": control, "run_id": told.run_id}).encode())
+        write_whole(file, told.config.encode())
     run = config.load(file, config.RunConfig())
     if data:
         if "pid" in card:
@@ -102,6 +108,11 @@ def _one_at_a_time(lock: Path) -> Iterator[None]:
     with open(lock, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _strangers(path: Path) -> list[str]:
+    """What somebody else keeps there."""
+    return sorted({each.name for each in path.iterdir()} - {"logs", "lost+found"}) if path.is_dir() else []
 
 
 def _card(path: Path) -> dict[str, object]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,7 @@ class Crew:
         self._folder = folder
         self._view = view
         self._needed = True
+        self._leaving = False
         self._socket = ""
         self._template: Kept | None = None
         self._spheres: dict[str, Sphere] = {}
@@ -131,8 +133,9 @@ class Crew:
 
     @property
     def codes(self) -> list[int]:
-        """The exit codes of those that ended for good."""
-        return [each.kept.code for each in self._spheres.values() if each.kept.code is not None]
+        """The exit codes of those that ended for good; DONE for one that was asked to leave before it had begun."""
+        codes = [each.kept.code for each in self._spheres.values() if each.kept.code is not None]
+        return [DONE if self._leaving and code == -signal.SIGTERM else code for code in codes]
 
     @property
     def restarts(self) -> dict[str, int]:
@@ -156,8 +159,12 @@ class Crew:
         kept = [*(each.kept for each in self._spheres.values()), self._template]
         return [each for each in kept if each is not None]
 
-    def signal(self, number: int) -> None:
-        """To every supervisor that lives."""
+    def leave(self) -> None:
+        """Ask every sphere to leave in good order."""
+        self._leaving = True
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: int) -> None:
         for each in self._spheres.values():
             if each.kept.child.code() is None:
                 each.kept.child.process.send_signal(number)
@@ -200,7 +207,7 @@ class Crew:
             if sphere.lost_at_s is None:
                 self._view.note(f"sphere {path} was lost, its supervisor {spoken_end(code)}; both are started anew")
                 sphere.lost_at_s = now_s
-        elif code not in FINAL and not self.amiss:
+        elif code not in FINAL and not self.amiss and not (self._leaving and code == -signal.SIGTERM):
             what = f"the supervisor of sphere {path} (pid {sphere.kept.child.pid}) {spoken_end(code)}"
             self.amiss = coded(what, "LW410")
 

@@ -144,7 +144,14 @@ class RunFolder:
 
     def reopen(self, config: str) -> None:
         """Make the folder that of a run that goes on: no word of its end, nor of processes that are dead. Raises
-        DiskError."""
+        ConfigError if its control lives, DiskError."""
+        from control.errors import LedgerError
+        from control.lock import refuse_if_written
+
+        try:
+            refuse_if_written(self.ledger)
+        except LedgerError as error:
+            raise ConfigError(str(error)) from None
         try:
             self.logs.mkdir(exist_ok=True)
             write_whole(self.config, config.encode())

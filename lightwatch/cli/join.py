@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import time
+from pathlib import Path
 
 from ..errors import ConfigError
 from .crew import Crew, Duty
@@ -40,6 +41,7 @@ def join(arguments: argparse.Namespace) -> int:
     threads = entry.run.training.threads
     count = arguments.spheres or spheres_for(threads)
     paths = [f"{place}/{number}" for number in range(count)]
+    refuse_kept(entry.folder, paths)
     duty = Duty(entry.control, threads, paths=tuple(paths), script=script, key=entry.key, interface=arguments.interface)
     several = f"spheres {paths[0]} to {paths[-1]}" if count > 1 else f"sphere {paths[0]}"
     terminal.say(f"run {entry.run_id}, control at {entry.control}: {several} start here, in {entry.folder}")
@@ -76,6 +78,19 @@ def _check_interface(control: str, interface: str) -> None:
     own_address(control, interface)
 
 
+def refuse_kept(folder: Path, paths: list[str]) -> None:
+    """Raise ConfigError if another `join` keeps a sphere there: the two would end each other's."""
+    from spheres import pids
+
+    for path in paths:
+        kept = pids.read(folder / "spheres" / path / "supervisor.pid")
+        if kept is not None and kept[1] and pids.start_time(kept[0]) == kept[1]:
+            raise ConfigError(
+                f"sphere {path} is kept alive by pid {kept[0]} on this machine already; choose another place with --at "
+                "[LW405]"
+            )
+
+
 class Machine:
     """The processes of this machine. `run` blocks until all are gone."""
 
@@ -100,7 +115,7 @@ class Machine:
                     if signals.received and not told:
                         told = signals.received[0]
                         self._terminal.say(f"{signal.Signals(told).name}: the spheres here leave the run")
-                        self._crew.signal(signal.SIGTERM)
+                        self._crew.leave()
             finally:
                 left = self._crew.left
                 self._crew.end()

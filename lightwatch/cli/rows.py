@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,7 +11,10 @@ Row = dict[str, Any]
 
 
 class Tail:
-    """Reads what was added to metrics.jsonl since the last look; a half written line waits for its rest."""
+    """Reads what was added to metrics.jsonl since the last look; a half written line waits for its rest.
+
+    After a restore another file stands there, with the same beginning: what differs from the old one is new.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -24,6 +28,8 @@ class Tail:
                 self._file = self._path.open("rb")
             except FileNotFoundError:
                 return []
+        if _is_another(self._file, self._path):
+            self._file, self._rest = _reopened(self._file, self._path), b""
         *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
         return [row for row in map(parse_row, lines) if row is not None]
 
@@ -31,6 +37,26 @@ class Tail:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _is_another(file: IO[bytes], path: Path) -> bool:
+    try:
+        return not os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
+
+
+def _reopened(old: IO[bytes], path: Path) -> IO[bytes]:
+    """The file that stands there now, read on from where it ceases to be the old one."""
+    new = path.open("rb")
+    old.seek(0)
+    with old:
+        for line in old:
+            at = new.tell()
+            if new.readline() != line:
+                new.seek(at)
+                break
+    return new
 
 
 def read_rows(path: Path) -> list[Row]:

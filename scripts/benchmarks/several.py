@@ -151,6 +151,23 @@ def removed(site: Site) -> str:
     return f"{lost.name} gone at version {before}; the second version after it {time.monotonic() - begin_s:.1f} s later"
 
 
+def left(site: Site) -> str:
+    """The last host is asked to leave by SIGTERM, as a spot notice does: its processes end well, nothing is lost."""
+    leaver = site.machines[-1].name
+    process = site.joined.pop(leaver)
+    before = site.version()
+    process.send_signal(signal.SIGTERM)
+    site.wait_for(lambda: process.poll() is not None, "to have left", 60)
+    if process.returncode:
+        raise Wrong(f"what was started on {leaver} ended with {process.returncode}")
+    at = site.version()
+    site.wait_for(lambda: site.up.poll() is not None, "the end")
+    again = json.loads((site.out / "summary.json").read_text())["recomputed_micro_batches"]
+    if again:
+        raise Wrong(f"{again} micro-batches were computed twice")
+    return f"{leaver} asked at version {before}, gone by {at}, exit code 0; no micro-batch computed twice"
+
+
 def _members(site: Site) -> set[str]:
     import sqlite3
     from contextlib import closing
@@ -181,6 +198,7 @@ CASES: dict[str, tuple[int, Callable[[Site], None], Callable[[Site], str], int]]
     "agents-3": (3, by_torchrun_each, nothing, 1),
     "kill": (2, by_one_torchrun, worker_killed, 2),
     "cut": (2, by_join, cut, 3),
+    "leave": (2, by_join, left, 2),
     "remove": (3, by_join, removed, 2),
     "thin": (2, by_join, thin, 1),
 }

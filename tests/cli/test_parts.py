@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from control.ledger import Ledger
 from lightwatch.cli.closing import tell_end
 from lightwatch.cli.folder import DiskError, RunFolder, existing_run, newest_run
+from lightwatch.cli.join import refuse_kept
 from lightwatch.cli.processes import environment, last_line, spoken_end, start_child
 from lightwatch.cli.rows import Tail, read_rows
 from lightwatch.cli.script import check_script
@@ -25,6 +27,7 @@ from lightwatch.cli.terminal import Terminal, one_line
 from lightwatch.cli.view import Pace, PlainView, spoken_row, spoken_s
 from lightwatch.config import PRESET
 from lightwatch.errors import ConfigError
+from spheres import pids
 from tests.cli.commands import wait_until
 
 
@@ -291,3 +294,41 @@ def test_signals_are_facts_in_order() -> None:
         wait_until(lambda: len(signals.received) == 2, "the second signal")
         assert signals.received == [signal.SIGTERM, signal.SIGINT]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_after_a_restore_the_tail_reads_on_where_the_file_is_another(tmp_path: Path) -> None:
+    """Control puts another file there, with the same beginning: what was told is not told again, all else is."""
+    path = tmp_path / "metrics.jsonl"
+    old = [f'{{"version": {version}, "loss": 1.0}}\n' for version in range(1, 6)]
+    path.write_text("".join(old))
+    tail = Tail(path)
+    assert len(tail.read()) == 5
+    aside = tmp_path / "aside"
+    aside.write_text("".join(old[:2]) + '{"version": 3, "loss": 2.0}\n{"version": 4, "loss"')
+    aside.replace(path)
+    assert [(row["version"], row["loss"]) for row in tail.read()] == [(3, 2.0)]
+    with path.open("a") as file:
+        file.write(": 2.0}\n")
+    assert [row["version"] for row in tail.read()] == [4]
+    tail.close()
+
+
+def test_a_second_join_at_one_place_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+    """The two would end each other's spheres; a file that a dead one left says nothing."""
+    file = tmp_path / "spheres" / "lab" / "0" / "supervisor.pid"
+    pids.write(file, os.getpid())
+    with pytest.raises(ConfigError, match=rf"lab/0 is kept alive by pid {os.getpid()}"):
+        refuse_kept(tmp_path, ["lab/1", "lab/0"])
+    refuse_kept(tmp_path, ["lab/1"])
+    file.write_text(f"{os.getpid()} 1\n")
+    refuse_kept(tmp_path, ["lab/0"])
+
+
+def test_a_run_whose_control_lives_is_not_taken_up_again(tmp_path: Path) -> None:
+    """Its folder stays as it is, the address too."""
+    (tmp_path / "control.json").write_text("{}")
+    with Ledger.open(tmp_path / "ledger.db", "r"), pytest.raises(ConfigError, match="another process is writing it"):
+        RunFolder(tmp_path, "r").reopen("other")
+    assert (tmp_path / "control.json").exists() and not (tmp_path / "config.toml").exists()
+    RunFolder(tmp_path, "r").reopen("other")
+    assert not (tmp_path / "control.json").exists()

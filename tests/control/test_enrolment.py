@@ -196,6 +196,17 @@ def test_a_folder_of_another_run_is_not_written_into(run: Keyed, tmp_path: Path)
     assert not (tmp_path / "here" / "config.toml").exists()
 
 
+def test_a_folder_with_something_else_in_it_is_left_as_it_is(run: Keyed, tmp_path: Path) -> None:
+    """A config of one's own would be written over."""
+    (run.folder / "config.toml").write_text("")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.toml").write_text("# mine\n")
+    with pytest.raises(ConfigError, match=r"found config\.toml in it"):
+        enter_by_line(str(line_of(run)), str(tmp_path / "mine"))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["config.toml"]
+    assert (tmp_path / "mine" / "config.toml").read_text() == "# mine\n"
+
+
 def test_a_machine_says_where_its_data_is(run: Keyed, tmp_path: Path) -> None:
     """Its own folder alone says so: control's config stays."""
     (run.folder / "config.toml").write_text("")
