@@ -83,7 +83,7 @@ def _written(told: Briefed, control: str, path: Path, data: str) -> config.RunCo
             f"--dir {path}: this is the folder of run {card.get('run_id')}, control at {control} has run "
             f"{told.run_id}; name another folder [LW602]"
         )
-    if not card and _strangers(path):
+    if not card and _strangers(path) and not _card(path):  # it may have come meanwhile, from another machine
         raise ConfigError(
             f"--dir {path}: expected a new folder or an empty one, found {_strangers(path)[0]} in it; name another "
             "folder [LW602]"
@@ -111,8 +111,9 @@ def _one_at_a_time(lock: Path) -> Iterator[None]:
 
 
 def _strangers(path: Path) -> list[str]:
-    """What somebody else keeps there."""
-    return sorted({each.name for each in path.iterdir()} - {"logs", "lost+found"}) if path.is_dir() else []
+    """What somebody else keeps there. A card is there before anything else of a run, but for what is hidden."""
+    names = {each.name for each in path.iterdir()} if path.is_dir() else set[str]()
+    return sorted(name for name in names - {"logs", "lost+found"} if not name.startswith("."))
 
 
 def _card(path: Path) -> dict[str, object]:
