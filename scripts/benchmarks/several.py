@@ -17,6 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightwatch.cli.chaos_measure import work
+from lightwatch.cli.chaos_records import read_made
+from lightwatch.cli.folder import RunFolder
+from lightwatch.config import PRESET
+
 from .lan import Machine, lan
 from .machine import ROOT
 from .processes import TICK_S, environment
@@ -162,7 +167,8 @@ def left(site: Site) -> str:
         raise Wrong(f"what was started on {leaver} ended with {process.returncode}")
     at = site.version()
     site.wait_for(lambda: site.up.poll() is not None, "the end")
-    again = json.loads((site.out / "summary.json").read_text())["recomputed_micro_batches"]
+    made = [one for each in site.machines for run in each.home.glob("runs/*") for one in read_made(RunFolder(run, ""))]
+    again = work(made, PRESET.training.micro_batches).recomputed_micro_batches
     if again:
         raise Wrong(f"{again} micro-batches were computed twice")
     return f"{leaver} asked at version {before}, gone by {at}, exit code 0; no micro-batch computed twice"
