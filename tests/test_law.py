@@ -36,6 +36,8 @@ FIELDS: list[tuple[type, str, list[object], list[object]]] = [
     (TrainingConfig, "batch_size", [1, 1000], [0, 2**20 + 1, *NO_INTEGER]),
     (TrainingConfig, "seed", [0, 2**63 - 1], [-1, *NO_INTEGER]),
     (TrainingConfig, "reduction", ["exact", "float"], ["Exact", "", "sum", *NO_TEXT]),
+    (TrainingConfig, "device", ["cpu", "cuda", "auto"], ["CPU", "", "cuda:0", *NO_TEXT]),
+    (TrainingConfig, "autocast", ["off", "bf16"], ["on", "", "fp16", *NO_TEXT]),
     (TrainingConfig, "verify_interval", [0, 1], [-1, *NO_INTEGER]),
     (TrainingConfig, "threads", [1, 64], [0, 1025, *NO_INTEGER]),
     (TrainingConfig, "label_smoothing", [0, 0.1, 0.999], [-0.1, 1.0, None, *NO_NUMBER]),

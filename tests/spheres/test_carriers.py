@@ -143,8 +143,10 @@ def test_a_group_that_nccl_can_not_connect_is_a_lost_peer(monkeypatch: pytest.Mo
         each.gpu = f"gpu {index}"
 
     monkeypatch.setattr(nccl, "build", refuse)
-    for found in on_spheres("2", lambda _groups, _index: None, prepare=prepare):
-        assert isinstance(found, PeerLost) and "RuntimeError: unhandled system error [LW408]" in str(found)
+    found = on_spheres("2", lambda _groups, _index: None, prepare=prepare)
+    assert all(isinstance(each, PeerLost) for each in found)
+    said = "RuntimeError: unhandled system error [LW408]"  # the other one may meet a peer that is gone already
+    assert any(said in str(each) for each in found)
 
 
 def test_a_bucket_on_a_gpu_goes_by_a_copy_through_a_group_of_gloos_alone() -> None:
