@@ -44,7 +44,6 @@ from .protocol import (
     Refused,
     Row,
     Saving,
-    Wanted,
 )
 from .saves import can_be_named, progress_of
 from .state import UNHEARD_OF, State
@@ -335,9 +334,7 @@ def _no_such(state: State, ask: Ask) -> Refusal:
 
 def _next(state: State, ask: Ask, text: str = "", **changes: object) -> OrderGiven:
     """The next wanted state: the last one with some fields changed."""
-    fields = {name: getattr(state.wanted, name) for name in state.wanted.__struct_fields__}
-    wanted = Wanted(**{**fields, **changes, "number": state.wanted.number + 1})
-    return OrderGiven(wanted=wanted, what=ask.what, request=ask.request, text=text)
+    return OrderGiven(wanted=state.wanted.then(**changes), what=ask.what, request=ask.request, text=text)
 
 
 def _speaks_for_running(state: State, sphere: int, generation: Generation) -> bool:

@@ -13,7 +13,7 @@ from .generations import adopted, beginning, proposed, restore_refused
 from .leaving import let_go
 from .losses import barred, expelled
 from .paces import paces_to_deal_by
-from .protocol import Phase, Wanted
+from .protocol import Phase
 from .state import ControlStatus, Seat, State
 from .versions import Conflict, settled
 
@@ -231,6 +231,4 @@ def _dealt_anew(state: State) -> Event | None:
     paces = paces_to_deal_by(state)
     if paces is None:
         return DealKept(version=told)
-    fields = {name: getattr(state.wanted, name) for name in state.wanted.__struct_fields__}
-    wanted = Wanted(**{**fields, "paces": paces, "number": state.wanted.number + 1})
-    return OrderGiven(wanted=wanted, what="deal", request="")
+    return OrderGiven(wanted=state.wanted.then(paces=paces), what="deal", request="")

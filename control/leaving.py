@@ -52,12 +52,7 @@ def all_have_left(state: State, now_s: float) -> bool:
 def next_wanted(state: State, spheres: list[int]) -> Wanted:
     """The next order: these are to leave too. Those who are known no more are dropped from the list."""
     leaving = [sphere for sphere in state.wanted.leaving if sphere in state.seats]
-    return _next(state.wanted, leaving=[*leaving, *spheres])
-
-
-def _next(wanted: Wanted, **changes: object) -> Wanted:
-    fields = {name: getattr(wanted, name) for name in wanted.__struct_fields__}
-    return Wanted(**{**fields, **changes, "number": wanted.number + 1})
+    return state.wanted.then(leaving=[*leaving, *spheres])
 
 
 def owes_nothing(state: State, seat: Seat, now_s: float) -> bool:
@@ -115,7 +110,7 @@ def _farewell(state: State, now_s: float) -> OrderGiven | None:
         return None  # one is on its way, or was made since
     if _anybody_stays(state, now_s) or not any(_works_at(state, seat, now_s) for seat in state.seats.values()):
         return None
-    return OrderGiven(wanted=_next(wanted, saves=wanted.saves + 1, save_as=""), what="checkpoint", request="")
+    return OrderGiven(wanted=wanted.then(saves=wanted.saves + 1, save_as=""), what="checkpoint", request="")
 
 
 def _is_farewell_said(state: State, now_s: float) -> bool:

@@ -55,16 +55,11 @@ def _orders(ledger: Ledger, state: State) -> list[Order]:
     orders = [replace(order, version=at[order.wanted.number]) for order in state.orders]
     while len(orders) < number:
         last = orders[-1].wanted if orders else Wanted()
-        own = _changed(last, number=len(orders) + 1)
+        own = last.then()
         orders.append(Order(own, "of one process", ledger.first_with(own.number)))
     given = all(order.version is not None for order in orders)
     last = orders[-1].wanted if orders else Wanted()
     if orders and (last.stopped or last.paused or last.terminated or not given):
-        goes_on = _changed(last, number=len(orders) + 1, stopped=False, paused=False, terminated=[])
+        goes_on = last.then(stopped=False, paused=False, terminated=[])
         orders.append(Order(goes_on, "go on"))
     return [order if order.version is not None else replace(order, version=top) for order in orders]
-
-
-def _changed(wanted: Wanted, **changes: object) -> Wanted:
-    fields = {name: getattr(wanted, name) for name in wanted.__struct_fields__}
-    return Wanted(**{**fields, **changes})

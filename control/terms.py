@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -56,6 +56,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The name for the newest of them; empty: it is named after its version."""
     terminated: list[str] = []
     """Paths whose sphere is to leave for good; nobody else is let in there."""
+
+    def then(self, **changes: Any) -> Wanted:
+        """The next order: this state with these fields changed."""
+        return msgspec.structs.replace(self, number=self.number + 1, **changes)
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,6 +13,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from .changed import changed
 from .epochs import Epoch, after
 from .protocol import Row
@@ -187,8 +189,8 @@ def obeying(versions: Versions, version: int, in_force: int) -> Versions:
     claim = versions.claims.get(version)
     if claim is None or claim.row.in_force >= in_force:
         return versions
-    fields = {name: getattr(claim.row, name) for name in claim.row.__struct_fields__}
-    claims = {**versions.claims, version: Claim(Row(**{**fields, "in_force": in_force}), claim.sphere)}
+    row = msgspec.structs.replace(claim.row, in_force=in_force)
+    claims = {**versions.claims, version: Claim(row, claim.sphere)}
     return changed(versions, claims=claims)
 
 

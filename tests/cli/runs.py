@@ -11,7 +11,7 @@ from typing import Any
 from lightwatch.cli.folder import read_json
 from lightwatch.cli.rows import read_rows
 from spheres import pids
-from tests.cli.commands import is_gone, processes_of, start, summary_of, tiny_project, wait_until
+from tests.cli.commands import is_gone, lightwatch, processes_of, start, summary_of, tiny_project, wait_until
 
 
 @contextmanager
@@ -51,6 +51,14 @@ def ended(process: subprocess.Popen[str], folder: Path, limit_s: float = 60) -> 
     assert not [name for name in left if name.endswith(endings) or name.startswith(".")]
     assert "Traceback" not in err
     return process.returncode, out + err, summary_of(folder / "out")
+
+
+def digest_alone(folder: Path, steps: int) -> str:
+    """What the same steps of the tiny project give in one process."""
+    flags = [*tiny_project(folder), "--steps", str(steps), "--tree", "1", "--out", "out"]
+    done = lightwatch("train", *flags, folder=folder, timeout_s=120)
+    assert done.returncode == 0, done.stderr
+    return str(summary_of(folder / "out")["digest"])
 
 
 def versions(folder: Path) -> int:

@@ -13,8 +13,8 @@ from control.errors import OrderRefused
 from lightwatch.cli.chaos_measure import work
 from lightwatch.cli.chaos_records import read_made
 from lightwatch.cli.folder import RunFolder
-from tests.cli.commands import lightwatch, summary_of, tiny_project, wait_until
-from tests.cli.runs import ended, pid_of, running, versions
+from tests.cli.commands import lightwatch, summary_of, wait_until
+from tests.cli.runs import digest_alone, ended, pid_of, running, versions
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -26,11 +26,7 @@ MICRO_BATCHES = 3
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of the same steps in one process."""
-    folder = tmp_path_factory.mktemp("alone")
-    flags = [*tiny_project(folder), "--steps", str(STEPS), "--tree", "1", "--out", "out"]
-    done = lightwatch("train", *flags, folder=folder, timeout_s=120)
-    assert done.returncode == 0, done.stderr
-    return str(summary_of(folder / "out")["digest"])
+    return digest_alone(tmp_path_factory.mktemp("alone"), STEPS)
 
 
 def recomputed(folder: Path) -> int:

@@ -11,8 +11,8 @@ import pytest
 
 from lightwatch.cli.folder import read_json
 from lightwatch.cli.verdict import SPHERES_FOLLOW_S
-from tests.cli.commands import is_gone, lightwatch, processes_of, summary_of, tiny_project, wait_until
-from tests.cli.runs import begun, ended, pid_of, running, versions
+from tests.cli.commands import is_gone, lightwatch, processes_of, summary_of, wait_until
+from tests.cli.runs import begun, digest_alone, ended, pid_of, running, versions
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -22,11 +22,7 @@ STEPS = 400
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of the same steps in one process."""
-    folder = tmp_path_factory.mktemp("alone")
-    flags = [*tiny_project(folder), "--steps", str(STEPS), "--tree", "1", "--out", "out"]
-    done = lightwatch("train", *flags, folder=folder, timeout_s=120)
-    assert done.returncode == 0, done.stderr
-    return str(summary_of(folder / "out")["digest"])
+    return digest_alone(tmp_path_factory.mktemp("alone"), STEPS)
 
 
 def killed(folder: Path, role: str, path: str = "1") -> int:
