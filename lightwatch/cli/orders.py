@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .terminal import Terminal
-from .where import HasEnded, Where, find
+from .where import HasEnded, Where, find, refuse_absent_control
 
 if TYPE_CHECKING:
     from control.client import ControlClient
@@ -69,6 +69,8 @@ def _given(client: ControlClient, arguments: argparse.Namespace) -> tuple[str, d
 def refuse_unreachable(where: Where) -> None:
     """Raise HasEnded for a run that is over, ConfigError for one that never had a control."""
     summary = where.summary
+    if summary is None:
+        refuse_absent_control(where)
     if where.address is None:
         assert where.folder is not None
         raise ConfigError(

@@ -12,7 +12,7 @@ from .rows import read_rows
 from .terminal import Terminal
 from .verdict import Ended
 from .view import spoken_s
-from .where import Where, find
+from .where import Where, find, refuse_absent_control
 
 if TYPE_CHECKING:
     from control.status import EpochStatus, Progress, SphereStatus, Status
@@ -27,6 +27,7 @@ def status(arguments: argparse.Namespace) -> int:
         terminal.tell(spoken_summary(summary))
         terminal.emit(summary)
     elif where.address is None:
+        refuse_absent_control(where)
         terminal.tell(spoken_alone(where))
         rows = read_rows(where.folder.metrics) if where.folder is not None else []
         terminal.emit({"state": "alone", "version": rows[-1]["version"] if rows else None})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..config import RunConfig, load
 from ..errors import ConfigError, LightwatchError
 from .folder import RunFolder, existing_run, newest_run, read_json
 
@@ -33,6 +34,19 @@ class Where:
     def summary(self) -> dict[str, Any] | None:
         """What the run came to, if it has ended."""
         return read_json(self.folder.summary) if self.folder else None
+
+
+def refuse_absent_control(where: Where) -> None:
+    """Raise NoAnswer for the folder of a run on a tree that holds no address: its control has not been bound yet."""
+    from control.errors import NoAnswer
+    from control.tree import is_alone
+
+    if where.address is None and where.folder is not None:
+        if not is_alone(load(where.folder.config, RunConfig()).control.tree):
+            raise NoAnswer(
+                f"{where.folder.path}: its control is not there yet, or was not started again; ask in a moment, "
+                "else see logs/control.log [LW501]"
+            )
 
 
 def find(arguments: argparse.Namespace) -> Where:

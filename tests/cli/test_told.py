@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import socket
 import subprocess
@@ -13,10 +14,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from control.errors import NoAnswer
 from control.ledger import Ledger
 from control.protocol import Closed
 from control.record import FailureRecord, GenerationRecord, RunRecord
 from control.status import SphereStatus, Status, Totals, Traffic, Waited
+from lightwatch.cli.folder import RunFolder
 from lightwatch.cli.live import SPHERES_SHOWN, LiveView, spoken_lines
 from lightwatch.cli.main import main
 from lightwatch.cli.orders import refuse_unreachable
@@ -24,7 +27,7 @@ from lightwatch.cli.record import judged
 from lightwatch.cli.status import spoken_alone, spoken_status
 from lightwatch.cli.terminal import Terminal
 from lightwatch.cli.verdict import Ended
-from lightwatch.cli.where import HasEnded, Where, find
+from lightwatch.cli.where import HasEnded, Where, find, refuse_absent_control
 from lightwatch.errors import ConfigError
 from tests.cli.commands import wait_until
 
@@ -63,8 +66,17 @@ def test_a_status_has_a_line_for_the_run_and_one_for_each_sphere() -> None:
     assert "silent for 7.5 s" in told[3] and "silent" not in told[2]
 
 
+def test_a_tree_whose_control_is_not_bound_yet_is_not_taken_for_one_process(tmp_path: Path) -> None:
+    """While it is started anew no address is there; that says nothing of the tree."""
+    where = Where(RunFolder(tmp_path, "r"), None)
+    for tree, absent in (("1", False), ("2x2", True), ("*:3", True)):
+        (tmp_path / "config.toml").write_text(f'[control]\ntree = "{tree}"\n')
+        with pytest.raises(NoAnswer, match=r"not there yet.*LW501") if absent else contextlib.nullcontext():
+            refuse_absent_control(where)
+
+
 def test_a_run_alone_is_told_from_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "config.toml").touch()
+    (tmp_path / "config.toml").write_text('[control]\ntree = "1"\n')
     (tmp_path / "metrics.jsonl").write_text('{"version": 7, "loss": 1.5}\n')
     where = find(argparse.Namespace(dir=str(tmp_path), control=None, key=None))
     assert where.address is None and "version 7, loss 1.5000" in spoken_alone(where)
