@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
             crash.here("control.bound")
             server = Server(settings, ledger, door, keys)
             door.may_enter = server.guard.may_enter
-            server.catch_signals()
+            server.sigterm.catch()  # before anybody knows the address, and so the process
             _announce(settings, ledger, door, pair)
             crash.here("control.announced")
         except ControlError as error:

@@ -6,7 +6,6 @@ View and say again what is still true. A row is the exception, up to where the n
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from .events import (
@@ -15,6 +14,7 @@ from .events import (
     SphereBeat,
     SphereCame,
     SphereClosed,
+    SphereDialed,
     SphereEvent,
     SphereFailed,
     SphereProved,
@@ -29,9 +29,11 @@ from .membership import is_same_process, why_not_equal, why_not_here
 from .paces import measured_so_far
 from .protocol import (
     NO_GENERATION,
+    ORDERS_MOST,
     Ask,
     Beat,
     Closed,
+    Dialed,
     End,
     Expelled,
     Failed,
@@ -44,6 +46,7 @@ from .protocol import (
     Refused,
     Row,
     Saving,
+    without_paces,
 )
 from .saves import can_be_named, progress_of
 from .state import UNHEARD_OF, State
@@ -53,8 +56,11 @@ ORDERS = (
 )  # fmt: skip
 
 VERSIONS_MAX = 1 << 53
+MICRO_BATCHES_MOST = 1 << 20
+RATE_MOST = 1e3
+"""A learning rate above it is a slip of the hand: the next version would be the last, with weights of NaN."""
 
-FromMember = Proof | Beat | Row | Ready | Saving | Closed | Failed
+FromMember = Proof | Beat | Row | Ready | Saving | Closed | Failed | Dialed
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ def admit_hello(state: State, hello: Hello, now_s: float, key: str = "") -> Admi
     that is expected here may still come. After Remembered, ask again, also for those who were told NotYet: before it,
     a newcomer could only be given a number that is somebody's. key: that its connection has proved."""
     if hello.run_id == state.run_id:
-        news = _of_another_control(state, hello, now_s)
+        news = _of_another_control(state, hello, now_s, key)
         if news is not None:
             return news
     why = why_not_here(state, hello, key)
@@ -131,7 +137,7 @@ def refused(state: State, hello: Hello, refusal: Refusal) -> Refused | Expelled 
 def _knows_other_orders(state: State, memory: Memory) -> bool:
     """Whether a number means another order there than here: it would obey that one."""
     ours = [order.wanted for order in state.orders[: len(memory.orders)]]
-    return ours != memory.orders
+    return without_paces(ours) != without_paces(memory.orders)
 
 
 def _is_remembered(state: State, hello: Hello) -> bool:
@@ -142,9 +148,12 @@ def _is_remembered(state: State, hello: Hello) -> bool:
     )
 
 
-def _of_another_control(state: State, hello: Hello, now_s: float) -> Remembered | Fenced | None:
-    """What a sphere says of a control before, or beside, this one."""
+def _of_another_control(state: State, hello: Hello, now_s: float, key: str) -> Remembered | Fenced | None:
+    """What a sphere says of a control before, or beside, this one. In a run with keys, once there are machines that
+    have taken part, only those are believed: else whoever may come could end control."""
     memory = hello.memory
+    if key and state.seats and not state.remembers and all(seat.key != key for seat in state.seats.values()):
+        return None
     if state.remembers:
         told = memory is not None and (memory.generation > state.running or len(memory.orders) > len(state.orders))
         if hello.incarnation <= state.incarnation and not (told and state.adopting_s is not None):
@@ -191,7 +200,7 @@ def admit(state: State, sphere: int, message: FromMember, now_s: float) -> Spher
             return SphereBeat(sphere=sphere, beat=message, at_s=now_s)
         case Ready():
             fresh = message.generation == state.generation and state.running != state.generation
-            if fresh and _is_member(state, sphere):
+            if fresh and sphere in state.member_ids:
                 return SphereReady(sphere=sphere, ready=message, at_s=now_s)
         case Row():
             if seat.proof is not None and 0 <= message.version < VERSIONS_MAX and _is_of_the_line(state, message):
@@ -204,6 +213,8 @@ def admit(state: State, sphere: int, message: FromMember, now_s: float) -> Spher
         case Closed():
             if _speaks_for_running(state, sphere, message.generation):
                 return SphereClosed(sphere=sphere, closed=message, at_s=now_s)
+        case Dialed():
+            return SphereDialed(sphere=sphere, dialed=message, at_s=now_s)
         case Failed():
             if seat.failed is None:
                 return SphereFailed(sphere=sphere, failed=message, at_s=now_s)
@@ -225,14 +236,16 @@ def admit_order(state: State, ask: Ask) -> OrderGiven | Already | Refusal:
         return _next(state, ask, stopped=True)
     if wanted.stopped:
         return Refusal(f"{ask.what}: the run is stopping; nothing else can be ordered [LW511]")
+    if wanted.number >= ORDERS_MOST:
+        return Refusal(f"{ask.what}: this run was given {wanted.number} orders, and can only be stopped now [LW518]")
     if ask.what == "pause":
         return Already(wanted.number, "the run is paused already") if wanted.paused else _next(state, ask, paused=True)
     if ask.what == "resume":
         return _next(state, ask, paused=False) if wanted.paused else Already(0, "the run is not paused")
     if ask.what == "set_learning_rate":
         rate = ask.value
-        if rate is None or not math.isfinite(rate) or rate <= 0:
-            return Refusal(f"set_learning_rate: expected a number above 0, got {rate} [LW002]")
+        if rate is None or not 0 < rate <= RATE_MOST:  # a NaN is neither
+            return Refusal(f"set_learning_rate: expected a number above 0, {RATE_MOST:g} at most, got {rate} [LW002]")
         if rate == wanted.learning_rate:
             return Already(wanted.number, f"the learning rate is {rate} already")
         return _next(state, ask, learning_rate=rate)
@@ -338,7 +351,7 @@ def _next(state: State, ask: Ask, text: str = "", **changes: object) -> OrderGiv
 
 
 def _speaks_for_running(state: State, sphere: int, generation: Generation) -> bool:
-    return state.begun is not None and generation == state.running and _is_member(state, sphere)
+    return state.begun is not None and generation == state.running and sphere in state.member_ids
 
 
 def _is_of_the_line(state: State, row: Row) -> bool:
@@ -353,11 +366,7 @@ def _is_of_the_line(state: State, row: Row) -> bool:
     return begun is not None and (row.generation >= begun.generation or row.version <= begun.position.version)
 
 
-def _is_member(state: State, sphere: int) -> bool:
-    return any(member.sphere == sphere for member in state.members)
-
-
 def _why_not_sound(proof: Proof) -> str:
-    if proof.micro_batches < 1:
-        return f"micro_batches is {proof.micro_batches}; a step has at least 1 [LW002]"
+    if not 1 <= proof.micro_batches <= MICRO_BATCHES_MOST:
+        return f"micro_batches is {proof.micro_batches}; a step has 1 to {MICRO_BATCHES_MOST:,} [LW002]"
     return ""

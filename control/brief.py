@@ -10,6 +10,7 @@ from .handshakes import Handshakes
 from .keyfile import KeyFile, Pair
 from .protocol import Refused
 from .question import asked
+from .tokens import JoinLine
 
 BRIEF_S = 10.0
 CONFIG_BYTES_MOST = 1 << 18
@@ -18,10 +19,22 @@ CONFIG_BYTES_MOST = 1 << 18
 def brief(address: str, key: KeyFile | None, timeout_s: float = BRIEF_S) -> Briefed:
     """The run of the control at this address. Blocks for timeout_s at most. Raises KeyRefused, NoAnswer."""
 
+    lock = (key.control, Pair(public=key.public, secret=key.secret)) if key is not None else None
+    return _told(address, lock, timeout_s)
+
+
+def brief_by_line(line: JoinLine, timeout_s: float = BRIEF_S) -> Briefed:
+    """The same before this machine is enrolled: a line that could still enrol one tells it, and is not used up.
+
+    Blocks for timeout_s at most. Raises KeyRefused, NoAnswer.
+    """
+    return _told(line.address, (line.control, line.token), timeout_s)
+
+
+def _told(address: str, lock: tuple[str, Pair] | None, timeout_s: float) -> Briefed:
     def why(handshakes: Handshakes) -> str:
         return f"control at {address}: {handshakes.why_refused()}"
 
-    lock = (key.control, Pair(public=key.public, secret=key.secret)) if key is not None else None
     answer = asked(address, Brief(), lock, timeout_s, why)
     if not isinstance(answer, Briefed):
         raise NoAnswer(f"control at {address} answered another question; is it of this version? [LW506]")

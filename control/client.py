@@ -19,6 +19,7 @@ from types import TracebackType
 import msgspec
 import zmq
 
+from .awaited import awaited
 from .config import check_connect
 from .errors import AddressError, KeyRefused, NoAnswer, OrderRefused
 from .handshakes import EVENTS, Handshakes
@@ -26,9 +27,13 @@ from .keyfile import KeyFile, found_key, lock, read_key
 from .process import ControlProcess as ControlProcess
 from .protocol import Answer, Ask, Event
 from .status import Health, NodeStats, SavedCheckpoint, Status
+from .terms import WORD_MOST
 from .wire import decode_at_client, encode
 
 AGAIN_S = 1.0
+SILENT_S = 5.0
+"""Where nothing comes for so long, no answer to libzmq's own heartbeat either, the connection is made anew: control may
+be elsewhere by now, or the way to it cut."""
 LOOK_S = 0.2
 """How soon it is noticed that control does not take the key."""
 EFFECT_S = 60.0
@@ -36,7 +41,6 @@ EFFECT_S = 60.0
 
 TELL_EVERY = 100
 """So many lines of the story are read before control is told that they were."""
-LATE_SHOWN = 6
 TRIES = 10
 """So often nobody hangs up in a handshake by chance."""
 
@@ -58,10 +62,15 @@ class ControlClient:
         self.address = _address(address_or_run_dir)
         own = _key(address_or_run_dir, self.address) if key is None else read_key(Path(key))
         self.timeout_s = timeout_s
+        self.on_wait: Callable[[int], None] = lambda number: None
+        """Called with the number of an order that is waited for: at once, and each second until it is obeyed."""
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
+        self._socket.setsockopt(zmq.RCVHWM, 0)  # as at control's door; so far ahead of its reader control does not get
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, int(1000 * AGAIN_S))
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(1000 * SILENT_S))
         self._socket.setsockopt(zmq.IPV6, int("[" in self.address))
         lock(self._socket, own)
         self._handshakes = Handshakes(keyed=own is not None, tries=TRIES)
@@ -196,7 +205,8 @@ class ControlClient:
     def spawn_sphere(
         self, path: str, wait: bool = True, timeout_s: float = EFFECT_S, *, request: str = ""
     ) -> int | None:
-        """Have a sphere again at `path`, where one was terminated. Returns the version from which one is let in.
+        """Have a sphere again at `path`, where one was terminated. Returns the version from which one is let in; None
+        if none was terminated there, for then nothing is ordered.
 
         The launcher of the run starts it within a second; a machine that joined joins again. It takes part as soon as
         it has fetched the weights: `health` shows it. Raises OrderRefused for a path that is none.
@@ -225,6 +235,8 @@ class ControlClient:
         return self._order("drain", wait, timeout_s, text=path, request=request)
 
     def _order(self, what: str, wait: bool, timeout_s: float, request: str, **more: float | str) -> int | None:
+        if len(request) > WORD_MOST:
+            raise OrderRefused(f"{what}: a request has at most {WORD_MOST} letters, got {len(request)} [LW002]")
         ask = msgspec.structs.replace(Ask(request=request or uuid.uuid4().hex, what=what), **more)
         return self._obeyed(ask, wait, timeout_s).version
 
@@ -234,14 +246,17 @@ class ControlClient:
         if not wait or answer.version is not None or answer.number is None:
             self._answers.pop(ask.request, None)
             return answer
-        found = self._late(ask, timeout_s, lambda late: late.version is not None)
+        number = answer.number
+        self.on_wait(number)
+        found = self._late(ask, timeout_s, lambda late: late.version is not None, number)
         if found is None:
-            raise self._not_in_force(ask.what, answer.number, timeout_s)
+            which = f"{ask.what} is order {number}, which stands; it was not in force within {timeout_s:g} s"
+            raise NoAnswer(f"{which}: {awaited(self.status(), number)} [LW513]")
         return found
 
-    def _late(self, ask: Ask, timeout_s: float, is_last: Callable[[Answer], bool]) -> Answer | None:
+    def _late(self, ask: Ask, timeout_s: float, is_last: Callable[[Answer], bool], order: int = 0) -> Answer | None:
         """The answer to what takes its time; None if it did not come. Asked again now and then: control may be another
-        process by then, which knows the order, but not who waits for it."""
+        process by then, which knows the order, but not who waits for it. order: its number."""
         inbox = self._answers.setdefault(ask.request, deque())
         deadline, again = time.monotonic() + timeout_s, time.monotonic() + AGAIN_S
         try:
@@ -249,6 +264,8 @@ class ControlClient:
                 if now >= again:
                     again = now + AGAIN_S
                     self._send(ask)
+                    if order:
+                        self.on_wait(order)
                 if self._receive(min(again, deadline), lambda: bool(inbox)):
                     answer = inbox.popleft()
                     if not answer.ok:
@@ -258,16 +275,6 @@ class ControlClient:
             return None
         finally:
             self._answers.pop(ask.request, None)
-
-    def _not_in_force(self, what: str, number: int, timeout_s: float) -> NoAnswer:
-        """Who has not answered: spheres that do not obey yet, or the disk."""
-        status = self.status()
-        late = [each for each in status.spheres if each.phase != "gone" and each.in_force < number]
-        names = [f"sphere {each.path} ({each.phase} at v{each.version})" for each in late[:LATE_SHOWN]]
-        if len(late) > LATE_SHOWN:
-            names.append(f"{len(late) - LATE_SHOWN} more")
-        who = f"not yet obeyed by {', '.join(names)}" if late else "all spheres obey, and what it asks for is under way"
-        return NoAnswer(f"{what} is order {number}; it was not in force within {timeout_s:g} s: {who} [LW513]")
 
     # ---------------------------------------------------------------- the wire
 

@@ -12,8 +12,9 @@ from .flights import SAVE_S, save_ended
 from .generations import adopted, beginning, proposed, restore_refused
 from .leaving import let_go
 from .losses import barred, expelled
+from .newcomers import judged
 from .paces import paces_to_deal_by
-from .protocol import Phase
+from .protocol import ORDERS_MOST, Phase
 from .state import ControlStatus, Seat, State
 from .versions import Conflict, settled
 
@@ -22,6 +23,14 @@ LEAVE_S = 5.0
 
 COME_S = 120.0
 """From control's start to the last Hello: importing torch on a machine that is busy takes its time."""
+
+
+UNREMEMBERED = (
+    f"this control has no ledger of the run, and nobody who knows it came within {COME_S:g} s: the logs of its spheres "
+    "say whether it was over; else go on from a checkpoint with `lightwatch train --resume` [LW409]"
+)
+"""Nobody can do better where the ledger is lost just as the end is told: who has heard it is gone, and who comes new in
+the place of one that had not knows nothing. Beginning anew could make a second run beside a tree that trains."""
 
 
 def decide(state: State, now_s: float) -> Event | None:
@@ -40,6 +49,7 @@ def decide(state: State, now_s: float) -> Event | None:
         or _not_come(state, now_s)
         or _stopped_before_it_began(state, now_s)
         or _barred(state, now_s)
+        or judged(state, now_s)
         or proposed(state, now_s)
         or _order_in_force(state)
         or save_ended(state, now_s)
@@ -66,7 +76,7 @@ def _fail(reason: str, now_s: float, usage: bool = False) -> RunEnded:
 def _refused(state: State, now_s: float) -> Event | None:
     """Before the run has begun it needs everybody whom its tree names; else who does not fit is left outside."""
     needed = state.begun is None and not state.wait_for
-    texts = [seat.refused for seat in state.seats.values() if seat.refused] if needed else []
+    texts = [seat.refused for seat in state.seats.values() if seat.refused and not seat.unreached] if needed else []
     return _fail(texts[0], now_s) if texts else None
 
 
@@ -146,8 +156,13 @@ def _waits_in_a_step(state: State, seat: Seat, version: int) -> bool:
 def _not_come(state: State, now_s: float) -> Event | None:
     if state.begun is not None or now_s - state.began_s < COME_S:
         return None
-    absent = [path for path in state.paths if (seat := state.seat_at(path)) is None or seat.released]
-    return _fail(f"sphere {absent[0]} did not come within {COME_S:g} s; see its log [LW409]", now_s) if absent else None
+    if state.remembers:
+        return _fail(UNREMEMBERED, now_s)
+    absent = [path for path in state.paths if state.seat_at(path) is None]
+    if absent:
+        return _fail(f"sphere {absent[0]} did not come within {COME_S:g} s; see its log [LW409]", now_s)
+    kept_out = [seat.refused for seat in state.seats.values() if seat.unreached and not state.wait_for]
+    return _fail(kept_out[0], now_s) if kept_out else None
 
 
 def _stopped_before_it_began(state: State, now_s: float) -> Event | None:
@@ -223,7 +238,9 @@ def _closed(state: State, now_s: float) -> Event | None:
 
 def _dealt_anew(state: State) -> Event | None:
     """Another deal of micro-batches, where what was measured says that it saves a notable part of the time."""
-    if state.begun is None or state.wanted.stopped or any(order.version is None for order in state.orders):
+    if state.begun is None or state.wanted.stopped or state.wanted.number >= ORDERS_MOST:
+        return None
+    if any(order.version is None for order in state.orders):
         return None
     told = min((seat.version for seat in state.member_seats()), default=-1)
     if told <= state.deal_kept:

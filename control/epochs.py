@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from .protocol import Row
 from .status import EpochStatus
 
 
-@dataclass(frozen=True)
-class Epoch:
+class Epoch(msgspec.Struct, frozen=True):
     """What its versions add up to so far."""
 
     number: int = 0

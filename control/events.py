@@ -3,9 +3,12 @@ anyone hears of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
+
+from .dials import NewcomersReached as NewcomersReached
+from .dials import SphereDialed as SphereDialed
 from .protocol import (
     Beat,
     Closed,
@@ -29,8 +32,7 @@ from .protocol import (
 # ---------------------------------------------------------------- from spheres
 
 
-@dataclass(frozen=True, kw_only=True)
-class SphereCame:
+class SphereCame(msgspec.Struct, frozen=True, kw_only=True):
     """key: that its connection has proved; the seat is that machine's. Empty in a run without keys."""
 
     sphere: int
@@ -39,54 +41,48 @@ class SphereCame:
     key: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SphereReturned:
+class SphereReturned(msgspec.Struct, frozen=True, kw_only=True):
     """Its connection broke and stands again; it is the same process."""
 
     sphere: int
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class SphereLost:
+class SphereLost(msgspec.Struct, frozen=True, kw_only=True):
     """Its connection closed. It may come back; `plan` waits a moment before it says so."""
 
     sphere: int
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class SphereProved:
+class SphereProved(msgspec.Struct, frozen=True, kw_only=True):
     sphere: int
     proof: Proof
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class SphereRefused:
-    """An expected sphere can't take part, so the run can't begin."""
+class SphereRefused(msgspec.Struct, frozen=True, kw_only=True):
+    """It can't take part. Where its path was expected the run can't begin either; unreached: before it is mended."""
 
     sphere: int
     text: str
     at_s: float
+    unreached: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class SphereBeat:
+class SphereBeat(msgspec.Struct, frozen=True, kw_only=True):
     sphere: int
     beat: Beat
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class SphereReady:
+class SphereReady(msgspec.Struct, frozen=True, kw_only=True):
     sphere: int
     ready: Ready
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class SphereReported:
+class SphereReported(msgspec.Struct, frozen=True, kw_only=True):
     """known: what the ledger holds of that version, where it is older than what control keeps in mind."""
 
     sphere: int
@@ -95,8 +91,7 @@ class SphereReported:
     known: Row | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class SphereSaving:
+class SphereSaving(msgspec.Struct, frozen=True, kw_only=True):
     """How far a save has come at one of its writers. Not durable: it is said again."""
 
     sphere: int
@@ -104,22 +99,19 @@ class SphereSaving:
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class SphereClosed:
+class SphereClosed(msgspec.Struct, frozen=True, kw_only=True):
     sphere: int
     closed: Closed
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class SphereFailed:
+class SphereFailed(msgspec.Struct, frozen=True, kw_only=True):
     sphere: int
     failed: Failed
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class SphereExpelled:
+class SphereExpelled(msgspec.Struct, frozen=True, kw_only=True):
     """It is stuck, silent or sick: whatever it says from now on counts for nothing. A successor is welcome."""
 
     sphere: int
@@ -127,16 +119,14 @@ class SphereExpelled:
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class SphereReleased:
+class SphereReleased(msgspec.Struct, frozen=True, kw_only=True):
     """It was asked to leave, and nobody waits for anything of it any more: it may go, and is not missed."""
 
     sphere: int
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class SphereBarred:
+class SphereBarred(msgspec.Struct, frozen=True, kw_only=True):
     """Its peers can't reach it, though control can: it is left out until the clock says `until_s`."""
 
     sphere: int
@@ -148,16 +138,14 @@ class SphereBarred:
 # ---------------------------------------------------------------- of control itself
 
 
-@dataclass(frozen=True, kw_only=True)
-class DealKept:
+class DealKept(msgspec.Struct, frozen=True, kw_only=True):
     """All members have told `version`, and what they told is no reason to deal anew. Not looked at again before the
     next one: nothing that it depends on changes in between."""
 
     version: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
     """`message` went out to `sphere`. Not durable: after a restart everything is told again."""
 
     sphere: int
@@ -165,8 +153,7 @@ class Sent:
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class GenerationProposed:
+class GenerationProposed(msgspec.Struct, frozen=True, kw_only=True):
     generation: Generation
     members: tuple[Member, ...]
     at_s: float
@@ -174,8 +161,7 @@ class GenerationProposed:
     """The checkpoint that it is called for, empty: the newest; None: it is called for something else."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GenerationBegun:
+class GenerationBegun(msgspec.Struct, frozen=True, kw_only=True):
     """The ledger's "last running generation": written before the first Go is sent. Holds all that the Gos say.
 
     donors: sphere -> whom it fetches from. known, in_force_at, load, save: as in Go.
@@ -186,11 +172,11 @@ class GenerationBegun:
     position: Position
     deal: dict[int, list[int]]
     how: dict[int, How]
-    keep: list[int] = field(default_factory=list)
-    donors: dict[int, int] = field(default_factory=dict)
+    keep: list[int] = msgspec.field(default_factory=list)
+    donors: dict[int, int] = msgspec.field(default_factory=dict)
     record: Record | None = None
     in_force: int = 0
-    in_force_at: dict[int, int] = field(default_factory=dict)
+    in_force_at: dict[int, int] = msgspec.field(default_factory=dict)
     known: int = -1
     founding: bool = False
     digest: str | None = None
@@ -199,8 +185,7 @@ class GenerationBegun:
     save: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrderGiven:
+class OrderGiven(msgspec.Struct, frozen=True, kw_only=True):
     wanted: Wanted
     what: str
     request: str
@@ -208,16 +193,14 @@ class OrderGiven:
     """For a restore: the checkpoint's name; for a termination: the path."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrderTook:
+class OrderTook(msgspec.Struct, frozen=True, kw_only=True):
     """Order `number` is in force from version `version` on: the update after it is the first that obeys."""
 
     number: int
     version: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointSaved:
+class CheckpointSaved(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint is whole on the disk. generation: in which the save began; saves: as in Saving."""
 
     stored: Stored
@@ -228,8 +211,7 @@ class CheckpointSaved:
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class SaveGivenUp:
+class SaveGivenUp(msgspec.Struct, frozen=True, kw_only=True):
     """A save came to nothing. disk: it is the disk's fault, or a writer's, so the next one may fail likewise."""
 
     generation: Generation
@@ -240,8 +222,7 @@ class SaveGivenUp:
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class RestoreRefused:
+class RestoreRefused(msgspec.Struct, frozen=True, kw_only=True):
     """Order `number` can't be obeyed: nobody can read that checkpoint."""
 
     number: int
@@ -249,8 +230,7 @@ class RestoreRefused:
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resumed:
+class Resumed(msgspec.Struct, frozen=True, kw_only=True):
     """The run begins anew with other processes, those of before are all dead by a person's word. What still counts of
     its past is in here, so what the ledger has before it is history.
 
@@ -272,27 +252,24 @@ class Resumed:
     anew: bool = False
     """A lineage of its own begins: something was overridden that changes the bits."""
     last: Stored | None = None
-    fingerprint: dict[str, str] = field(default_factory=dict)
+    fingerprint: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class VersionSettled:
+class VersionSettled(msgspec.Struct, frozen=True, kw_only=True):
     """Two spheres had claimed a version with other weights; a tail has found whose are everybody's: this row's."""
 
     sphere: int
     row: Row
 
 
-@dataclass(frozen=True, kw_only=True)
-class Adopted:
+class Adopted(msgspec.Struct, frozen=True, kw_only=True):
     """A control that started anew has found its generation running, or has waited long enough for it."""
 
     whole: bool
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Remembered:
+class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     """A control without a ledger takes up what a sphere knows of the run."""
 
     memory: Memory
@@ -300,8 +277,7 @@ class Remembered:
     at_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunEnded:
+class RunEnded(msgspec.Struct, frozen=True, kw_only=True):
     """status: completed, stopped or failed. usage: the user's input is to blame."""
 
     status: str
@@ -310,8 +286,7 @@ class RunEnded:
     usage: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class EverybodyLeft:
+class EverybodyLeft(msgspec.Struct, frozen=True, kw_only=True):
     """No sphere is connected any more, or the time to leave is over: control may exit."""
 
     at_s: float
@@ -332,10 +307,12 @@ SphereEvent: TypeAlias = (
     | SphereExpelled
     | SphereReleased
     | SphereBarred
+    | SphereDialed
 )
 Event: TypeAlias = (
     SphereEvent
     | Sent
+    | NewcomersReached
     | DealKept
     | GenerationProposed
     | GenerationBegun
@@ -363,6 +340,7 @@ DURABLE = (
     SphereExpelled,
     SphereReleased,
     SphereBarred,
+    NewcomersReached,
     GenerationProposed,
     GenerationBegun,
     OrderGiven,

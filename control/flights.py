@@ -90,10 +90,9 @@ def owed(state: State, position: Position, in_force: int) -> str | None:
     that version is made again, and is due again.
     """
     saves, flight = state.saves, state.saves.flight
-    members = {member.sphere for member in state.members}
     lost = flight is not None and (
         flight.lineage < position.lineage
-        or not all(sphere in members and word_of(state, sphere) is not None for sphere in flight.writers)
+        or not all(sphere in state.member_ids and word_of(state, sphere) is not None for sphere in flight.writers)
     )
     begun = flight.saves if flight is not None and not lost else 0
     wanted = state.orders[in_force - 1].wanted if 0 < in_force <= len(state.orders) else None

@@ -12,7 +12,7 @@ from __future__ import annotations
 from .events import Adopted, GenerationBegun, GenerationProposed, RestoreRefused
 from .leaving import owes_nothing
 from .losses import BROKEN, is_gone, is_here
-from .protocol import NO_GENERATION, Generation, Hello, Member
+from .protocol import NO_GENERATION, Generation, Member
 from .rollcall import Readys, begun, is_called_to_restore, readys_of, restored
 from .state import Seat, State
 
@@ -30,28 +30,29 @@ def proposed(state: State, now_s: float) -> GenerationProposed | None:
     """The next generation, if there has to be one now."""
     if state.adopting_s is not None:
         return None
-    here = members_here(state, now_s)
+    here = seats_here(state, now_s)
     if not here:
         return None
     if state.begun is None:
-        anew = _can_be_founded(state, here)
+        anew = _can_be_founded(state, tuple(seat.member for seat in here))
     else:
         anew = _is_due(state, here, now_s) and not waits_for(state, now_s)
     if not anew:
         return None
     restoring = state.orders[state.restoring - 1].text if state.restoring and state.begun is not None else None
-    return GenerationProposed(generation=_next(state), members=here, at_s=now_s, restoring=restoring)
+    return GenerationProposed(
+        generation=_next(state), members=tuple(seat.member for seat in here), at_s=now_s, restoring=restoring
+    )
 
 
-def members_here(state: State, now_s: float) -> tuple[Member, ...]:
+def seats_here(state: State, now_s: float) -> list[Seat]:
     """Everybody who is to take part now, in tree order."""
-    seats = [seat for path in state.paths if (seat := state.seat_at(path)) is not None]
-    here = [seat for seat in seats if is_here(state, seat, now_s) and not owes_nothing(state, seat, now_s)]
-    return tuple(_member(seat.sphere, seat.hello) for seat in here)
-
-
-def _member(sphere: int, hello: Hello) -> Member:
-    return Member(sphere=sphere, path=hello.path, address=hello.address, port=hello.port, key=hello.larder_key)
+    at, seats = state.sphere_at, state.seats
+    known = [seats[at[path]] for path in state.paths if path in at]
+    leaving = state.wanted.leaving
+    return [
+        seat for seat in known if is_here(state, seat, now_s) and not (leaving and owes_nothing(state, seat, now_s))
+    ]
 
 
 def waits_for(state: State, now_s: float, readys: Readys | None = None) -> list[Seat]:
@@ -79,8 +80,10 @@ def waits_for(state: State, now_s: float, readys: Readys | None = None) -> list[
 
 def beginning(state: State, now_s: float) -> GenerationBegun | str | None:
     """How the generation that was called begins; a sentence if the run can't go on; None while control has to wait."""
+    if state.generation == state.running:
+        return None
     readys = readys_of(state)
-    if state.generation == state.running or readys is None or waits_for(state, now_s, readys):
+    if readys is None or waits_for(state, now_s, readys):
         return None
     return begun(state, readys)
 
@@ -120,16 +123,18 @@ def _runs_on(state: State, sphere: int) -> bool:
 
 
 def _can_be_founded(state: State, here: tuple[Member, ...]) -> bool:
-    """Everybody who is expected is here, and has not been called together as they are."""
-    if len(here) < state.wait_for or (not state.wait_for and {member.path for member in here} != set(state.paths)):
+    """Everybody who is expected is here, and has not been called together as they are. Who has left already is expected
+    no more: nobody may ever come in its place."""
+    expected = {path for path in state.paths if (seat := state.seat_at(path)) is None or not seat.released}
+    if len(here) < state.wait_for or (not state.wait_for and expected != {member.path for member in here}):
         return False
     if _is_called_by_another(state) or here != state.members:
         return True
     return any(state.seats[member.sphere].broke_s is not None for member in here)
 
 
-def _is_due(state: State, here: tuple[Member, ...], now_s: float) -> bool:
-    ids = {member.sphere for member in here}
+def _is_due(state: State, here: list[Seat], now_s: float) -> bool:
+    ids = {seat.sphere for seat in here}
     seats = state.member_seats()
     if any(seat.sphere not in ids and _is_out(state, seat, now_s) for seat in seats):
         return True
@@ -142,8 +147,7 @@ def _is_due(state: State, here: tuple[Member, ...], now_s: float) -> bool:
     broke = [seat.broke_s for seat in seats if seat.broke_s is not None]
     if broke and now_s - min(broke) >= BROKEN * state.silence_s:
         return True
-    called = {member.sphere for member in state.members}
-    waiting = [state.seats[sphere] for sphere in ids - called]
+    waiting = [state.seats[sphere] for sphere in ids - state.member_ids]
     if state.generation != state.running:
         if not is_held(state, now_s):
             return False

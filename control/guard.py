@@ -9,49 +9,41 @@ Laws
 
 from __future__ import annotations
 
+import logging
 import time
-from dataclasses import dataclass
 
+from .bucket import Bucket
 from .checkup import CheckUp
 from .complaints import Complaints
-from .door import NO_KEY, SILENT, WRONG_KEY, Arrived, Door
+from .door import NO_KEY, SILENT, TOO_OFTEN, WRONG_KEY, Arrived, Door
 from .entrance import Brief, Enrol, Enrolled
-from .errors import ControlError, WireError
+from .errors import ControlError, WireError, why_broken
 from .keys import Keys, Machine
 from .protocol import Answer, Ask, FromSphere, Hello, Refused
 from .roles import Role, why_not_said
 from .tokens import Token, Tokens, why_used_up
 from .wire import decode_at_control, encode
 
+log = logging.getLogger("control")
+
 LOOK_S = 0.25
 """How often the folder of keys is looked at."""
 CUT_S = 0.3
 """From being thrown out to being cut off: so long the word may take."""
 SPOKEN_S, BURST = 200.0, 400.0
-"""Frames in a second, and at once, of one key that is no sphere's. The others of the run must trust its spheres."""
+"""Frames in a second, and at once, of one key that is no sphere's; of a sphere's, what it asks before it takes part. In
+the rest its run must trust it."""
+VAIN_S, VAIN_BURST = 50.0, 4_000.0
+"""The same of what counts for nothing, of any key. What is over that costs the connection that it came through."""
+FLOOD = 100
+"""A flood costs as much as so many connections in vain: from its address nobody is let in for a while."""
 
 STRANGERS = {
     WRONG_KEY: "it knows control's public key, showed one of its own that is not allowed, and was sent away [LW542]",
     NO_KEY: "it spoke without a key or not our protocol, and was sent away at the handshake [LW542]",
     SILENT: "a connection said nothing for long, or was one of too many, and was closed [LW544]",
+    TOO_OFTEN: "so many connections came in vain that no more are let in for a while [LW544], from",
 }
-
-
-@dataclass
-class Bucket:
-    """Holds BURST frames, and fills again by SPOKEN_S of them in a second."""
-
-    left: float = BURST
-    at_s: float = 0.0
-
-    def takes(self, now_s: float) -> bool:
-        """Whether one more is allowed, which then counts."""
-        self.left = min(BURST, self.left + SPOKEN_S * max(0.0, now_s - self.at_s))
-        self.at_s = now_s
-        if self.left < 1.0:
-            return False
-        self.left -= 1.0
-        return True
 
 
 class Guard:
@@ -68,6 +60,7 @@ class Guard:
         self._buckets: dict[str, Bucket] = {}
         self._looked_s = float("-inf")
         self._cut: dict[bytes, float] = {}
+        self._vain: dict[str, Bucket] = {}
         if keys is not None:
             self._read(keys)
 
@@ -98,7 +91,8 @@ class Guard:
             return False
         self._looked_s = now_s
         for kind, count in self._door.strangers().items():
-            self.complaints.say(kind, STRANGERS[kind], now_s, count)
+            whom = f" {self._door.shut_out}" if kind == TOO_OFTEN else ""
+            self.complaints.say(kind, STRANGERS[kind] + whom, now_s, count)
         return self._look_again(now_s)
 
     def _look_again(self, now_s: float) -> bool:
@@ -119,7 +113,9 @@ class Guard:
         for identity, key in self._key_of.items():
             if key not in self._allowed and key not in self._tokens:
                 self._cut.setdefault(identity, self._looked_s + CUT_S)
-        self._buckets = {key: bucket for key, bucket in self._buckets.items() if key in self._allowed}
+        known = self._allowed.keys() | self._tokens.keys()
+        self._buckets = {key: bucket for key, bucket in self._buckets.items() if key in known}
+        self._vain = {key: bucket for key, bucket in self._vain.items() if key in known}
         return True
 
     # ---------------------------------------------------------------- who is heard
@@ -137,14 +133,18 @@ class Guard:
             message = decode_at_control(heard.frame)
         except WireError as error:
             self.complaints.say("dropped", str(error), now_s)
+            self.in_vain(heard.identity, now_s)
             return None
         if self._keys is not None and not heard.live and isinstance(message, Hello):
             return None  # whoever would have the seat has left, and so has its key
+        if role is Role.SPHERE and isinstance(message, Brief | CheckUp) and self._is_too_much(heard, now_s):
+            return None  # of a sphere's frames these alone are not the run's
         why = why_not_said(role, message)
         if role is Role.ENROLLING and not why and not isinstance(message, Enrol):
             why = why_used_up(self._tokens.get(heard.key), time.time())
         if why:
             self.complaints.say("refused", f"{why}, said {self._name(heard.key)}", now_s)
+            self.in_vain(heard.identity, now_s)
             if isinstance(message, Ask):
                 self._door.send(heard.identity, encode(Answer(request=message.request, ok=False, text=why)))
             elif isinstance(message, Brief | CheckUp):
@@ -163,14 +163,38 @@ class Guard:
                 self._cut[heard.identity] = now_s + CUT_S
             return None
         role = machine.role if machine is not None else Role.ENROLLING
-        if role is not Role.SPHERE and not self._buckets.setdefault(heard.key, Bucket(at_s=now_s)).takes(now_s):
-            self.complaints.say("too much", f"more than {SPOKEN_S:g} frames in a second {self._name(heard.key)}", now_s)
-            return None
-        return role
+        return None if role is not Role.SPHERE and self._is_too_much(heard, now_s) else role
+
+    def _is_too_much(self, heard: Arrived, now_s: float) -> bool:
+        if self._buckets.setdefault(heard.key, Bucket(BURST, SPOKEN_S, now_s)).takes(now_s):
+            return False
+        self.complaints.say("too much", f"more than {SPOKEN_S:g} frames in a second {self._name(heard.key)}", now_s)
+        self.in_vain(heard.identity, now_s)
+        return True
+
+    def in_vain(self, identity: bytes, now_s: float) -> None:
+        """What this one said counts for nothing. Who says too much of that is cut off, and has come in vain."""
+        key = self._key_of.get(identity)
+        if key is None or self._vain.setdefault(key, Bucket(VAIN_BURST, VAIN_S, now_s)).takes(now_s):
+            return
+        text = f"more than {VAIN_S:g} frames in a second that count for nothing {self._name(key)}; it was cut off"
+        self.complaints.say("in vain", f"{text} [LW544]", now_s)
+        self._door.in_vain(identity, FLOOD)
+        self._door.cut(identity)
+
+    def stumbled(self, identity: bytes, error: Exception, now_s: float) -> None:
+        """Control's own code broke over what this one said: it is cut off, once it has heard why."""
+        text = f"over what was said {self._name(self.key_of(identity))}, who was cut off: {why_broken(error)}"
+        if self.complaints.say("stumbled", text, now_s):
+            log.error("this is where", exc_info=error)
+        self.in_vain(identity, now_s)
+        self._cut.setdefault(identity, now_s + CUT_S)
 
     def _name(self, key: str) -> str:
         machine = self._allowed.get(key)
-        return f"by {machine.name}" if machine is not None else "by one that is about to enrol"
+        if machine is None:
+            return "by one that is about to enrol" if self._keys is not None else "by somebody on this machine"
+        return f"by {machine.name}"
 
     def _enrol(self, heard: Arrived, enrol: Enrol, now_s: float) -> None:
         assert self._keys is not None
@@ -184,6 +208,8 @@ class Guard:
         self.complaints.say("enrolment", said, now_s)
         self._door.send(heard.identity, encode(answer))
         self._cut[heard.identity] = now_s + CUT_S
+        if isinstance(answer, Refused):
+            self._door.in_vain(heard.identity)
 
     def forget(self, identity: bytes) -> None:
         """Its connection has closed."""

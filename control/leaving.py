@@ -27,7 +27,10 @@ def let_go(state: State, now_s: float) -> OrderGiven | SphereReleased | RunEnded
     if state.wanted.stopped:  # all are about to leave, or have
         text = "stopped once all spheres had left"
         return RunEnded(status="stopped", reason=text, at_s=now_s) if all_have_left(state, now_s) else None
-    return _asked(state) or _released(state, now_s) or _farewell(state, now_s)
+    asked = _asked(state)
+    if asked is not None or not state.wanted.leaving:
+        return asked
+    return _released(state, now_s) or _farewell(state, now_s)
 
 
 def at_or_below(state: State, path: str) -> list[Seat]:
@@ -93,7 +96,7 @@ def _asked(state: State) -> OrderGiven | None:
 
 def _released(state: State, now_s: float) -> SphereReleased | None:
     ready = _is_farewell_said(state, now_s)
-    needed = {*state.line(), *(member.sphere for member in state.members)}
+    needed = state.line() | state.member_ids
     for seat in state.seats.values():
         if is_leaving(state, seat) and (seat.sphere not in needed or ready):
             return SphereReleased(sphere=seat.sphere, at_s=now_s)

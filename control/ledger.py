@@ -74,6 +74,7 @@ class Ledger:
         self._lock = lock
         self._inside = False
         self._waits = False
+        self._synchronous = ""
 
     @classmethod
     def open(cls, path: Path, run_id: str) -> Ledger:
@@ -365,7 +366,10 @@ class Ledger:
         if self._inside and wait_for_disk and not self._waits:
             self.commit()
         if not self._inside:
-            self._execute(f"PRAGMA synchronous={'FULL' if wait_for_disk else 'NORMAL'}", ())
+            level = "FULL" if wait_for_disk else "NORMAL"
+            if level != self._synchronous:
+                self._execute(f"PRAGMA synchronous={level}", ())
+                self._synchronous = level
             self._execute("BEGIN IMMEDIATE", ())
             self._inside, self._waits = True, wait_for_disk
 

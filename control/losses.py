@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import combinations
 
-from .events import SphereBarred, SphereExpelled
+from .events import Event, SphereBarred, SphereExpelled, SphereLost
 from .protocol import Phase
 from .state import Seat, State
 
@@ -55,6 +55,8 @@ def is_here(state: State, seat: Seat, now_s: float) -> bool:
     """Whether it could take part in a generation now."""
     if not seat.connected or seat.proof is None or seat.refused or seat.barred_s > now_s:
         return False
+    if seat.sphere in state.reach.newcomers:
+        return False
     if is_gone(state, seat, now_s) or now_s - seat.heard_s > SILENCES * state.silence_s:
         return False
     return not seat.bars or _reaches_all(state, seat, now_s)
@@ -62,23 +64,38 @@ def is_here(state: State, seat: Seat, now_s: float) -> bool:
 
 def _reaches_all(state: State, seat: Seat, now_s: float) -> bool:
     """Whether one that was left out would cost the others no generation in vain: it says that it can reach them."""
-    members = {member.sphere for member in state.members}
-    if seat.sphere in members:
+    if seat.sphere in state.member_ids:
         return True
     if seat.beat is None or seat.beat.generation != state.generation:
         return False
-    return all(is_gone(state, state.seats[sphere], now_s) for sphere in members.intersection(seat.beat.unreachable))
+    return all(
+        is_gone(state, state.seats[sphere], now_s) for sphere in state.member_ids.intersection(seat.beat.unreachable)
+    )
+
+
+def is_expected(state: State, event: Event) -> bool:
+    """Whether it is a connection that ends because its sphere was told that it may go: no loss, for the record."""
+    return isinstance(event, SphereLost) and (state.ended is not None or state.seats[event.sphere].released)
+
+
+def mute(state: State, now_s: float) -> list[int]:
+    """Whose heartbeats are missing, though their connection stands: it may be their machine that is gone."""
+    since_s = now_s - state.silence_s
+    return [seat.sphere for seat in state.seats.values() if seat.connected and seat.heard_s < since_s]
 
 
 def expelled(state: State, now_s: float) -> SphereExpelled | None:
     """The next sphere to be thrown out, and why."""
-    members = {member.sphere for member in state.members}
-    accusers = _accusers(state)
+    accusers, terminated = _accusers(state), set(state.wanted.terminated)
+    lately_s = now_s - min(SILENCES * state.silence_s, FOUNDING_S)
     for seat in state.seats.values():
         if seat.expelled or seat.released or seat.refused or not seat.connected:
             continue
+        named = seat.failed is not None or seat.suspected or seat.sphere in accusers or seat.path in terminated
+        if not named and seat.heard_s >= lately_s and seat.stands_s >= lately_s:
+            continue  # Nothing below can be said of it: so a look at a thousand that are at work costs little.
         why = _why(state, seat, accusers[seat.sphere], now_s) or (
-            _why_not_at_work(state, seat, now_s) if seat.sphere in members else ""
+            _why_not_at_work(state, seat, now_s) if seat.sphere in state.member_ids else ""
         )
         if why:
             return SphereExpelled(sphere=seat.sphere, text=f"{seat.name} {why}", at_s=now_s)
@@ -110,10 +127,13 @@ def _why_not_at_work(state: State, seat: Seat, now_s: float) -> str:
 
 def _accusers(state: State) -> Counter[int]:
     """Sphere -> how many of its peers say that it made the newest generation's tail unsound."""
-    seats = [state.seats[member.sphere] for member in state.members]
-    beats = [(seat.sphere, seat.beat) for seat in seats if seat.beat is not None]
-    said = [(sphere, beat.accuses) for sphere, beat in beats if beat.failed_in == state.generation]
-    return Counter(accused for sphere, accused in said if accused != sphere)
+    seats = [seat for seat in state.seats.values() if seat.beat is not None and seat.beat.accuses]
+    said = [(seat.sphere, seat.beat) for seat in seats if seat.sphere in state.member_ids]
+    return Counter(
+        beat.accuses
+        for sphere, beat in said
+        if beat is not None and beat.failed_in == state.generation and beat.accuses != sphere
+    )
 
 
 def _why_stuck(state: State, seat: Seat, now_s: float) -> str:
@@ -157,11 +177,13 @@ def barred(state: State, now_s: float) -> SphereBarred | None:
 
     Without evidence, generations that break again and again would never end: the youngest is left out for a while.
     """
+    broke = [seat.broke_s for seat in state.member_seats() if seat.broke_s is not None]
+    if not broke and state.broken < BUILDS:
+        return None
     here = {member.sphere for member in state.members if is_here(state, state.seats[member.sphere], now_s)}
     if len(here) < 2:
         return None
     pairs = _broken_pairs(state, here)
-    broke = [seat.broke_s for seat in state.member_seats() if seat.broke_s is not None]
     if pairs and broke and now_s - min(broke) >= BROKEN * state.silence_s:
         counted = Counter(sphere for pair in pairs for sphere in pair)
         sphere = max(counted, key=lambda each: (counted[each], each))

@@ -47,15 +47,14 @@ def _is_loopback(address: str) -> bool:
 
 def _why_out_of_reach(state: State, hello: Hello) -> str:
     """Why it and others could not reach each other: a loopback leads to no other machine."""
-    for seat in state.seats.values():
-        other = seat.hello
-        if seat.connected and not seat.expelled and _is_loopback(other.address) != _is_loopback(hello.address):
-            return (
-                f"sphere {hello.path}: it would be reached at {hello.address}, sphere {other.path} is at "
-                f"{other.address}, and a loopback leads to no other machine; start all of them with control's address "
-                "in the network, or with --interface [LW408]"
-            )
-    return ""
+    here = next((seat for seat in state.seats.values() if seat.connected and not seat.expelled), None)  # all are alike
+    if here is None or _is_loopback(here.hello.address) == _is_loopback(hello.address):
+        return ""
+    return (
+        f"sphere {hello.path}: it would be reached at {hello.address}, sphere {here.path} is at {here.hello.address}, "
+        "and a loopback leads to no other machine; start all of them with control's address in the network, or with "
+        "--interface [LW408]"
+    )
 
 
 def is_free_for(seat: Seat, key: str) -> bool:

@@ -67,8 +67,12 @@ def _filled(shown: Mapping[int, float | None], old: Mapping[int, float]) -> dict
 
 def _pace_s(seat: Seat, since: int, count: int) -> float | None:
     """The median over the newest steps; three significant digits, since more would tell of nothing."""
-    laps = [lap for lap in seat.account.laps if lap.micro_batches and lap.at[1] > since][-count:]
-    own_s = [_own_s(lap.seconds) / lap.micro_batches for lap in laps]
+    own_s: list[float] = []
+    for lap in reversed(seat.account.laps):
+        if lap.micro_batches and lap.at[1] > since:
+            own_s.append(_own_s(lap.seconds) / lap.micro_batches)
+            if len(own_s) == count:
+                break
     return _rounded(own_s) if own_s else None
 
 

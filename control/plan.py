@@ -7,13 +7,16 @@ heals by itself, and a restarted control needs no list of what it had begun to s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import TypeAlias
+
+import msgspec
 
 from .decide import decide
 from .events import Event, GenerationBegun
 from .flights import parts_to_seal
+from .newcomers import dials
 from .protocol import (
     LEFT,
     NO_GENERATION,
@@ -24,12 +27,14 @@ from .protocol import (
     How,
     Orders,
     Phase,
+    Refused,
     SaveOver,
     SaveState,
     Seal,
     Tick,
     ToSphere,
     View,
+    without_paces,
 )
 from .saves import key_of
 from .seal import control_as_json, spheres_as_json
@@ -38,20 +43,26 @@ from .state import Seat, State
 AGAIN_S = 1.0
 """What was told and is not seen in the heartbeats after so long is told again."""
 
-REST_S, REST_MOST_S = 5e-5, 0.2
-"""For each seat, and at most: a look takes a tenth of it, and the clock counts no longer gap as awake."""
+PACES_TOLD = 4
+"""Of so many orders, the newest, a View tells the paces."""
+
+TICKS_IN_SILENCE = 5
+"""So that a few that are late are no silence."""
+
+REST_WAITED_FOR_S, REST_LEAST_S, REST_S, REST_MOST_S = 0.002, 0.01, 2e-4, 0.2
+"""Where somebody waits for an answer, and where nobody does, so that what comes at nearly the same time is heard
+together: a look that begins after a sleep costs several times what one does that follows another. For each seat; and at
+most: a look takes a fraction of it, and of a gap that is much longer the clock counts a part alone."""
 
 
-@dataclass(frozen=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Tell `sphere`; then apply Sent."""
 
     sphere: int
     message: ToSphere
 
 
-@dataclass(frozen=True)
-class Decide:
+class Decide(msgspec.Struct, frozen=True):
     """A fact that control concluded: write it, apply it, and plan again before anything is sent."""
 
     event: Event
@@ -65,18 +76,38 @@ def plan(state: State, now_s: float) -> list[Effect]:
     event = decide(state, now_s)
     if event is not None:
         return [Decide(event)]
-    members = {member.sphere for member in state.members}
-    views = {inside: _view_for(state, inside) for inside in (True, False)}
-    effects: list[Effect] = []
+    view = cache(partial(_view_for, state))
+    tick, tick_due_s = Tick(incarnation=state.incarnation), now_s - tick_s(state.silence_s)
+    effects: list[Effect] = [Send(sphere, dial) for sphere, dial in dials(state, now_s)]
     for seat in state.seats.values():
-        if seat.connected:
-            inside = seat.sphere in members
-            messages = _for_seat(state, seat, views[inside], inside, now_s)
+        if seat.connected and not _knows_all(state, seat, tick_due_s):
+            inside = seat.sphere in state.member_ids
+            messages = _for_seat(state, seat, view, inside, tick, now_s)
             effects.extend(Send(seat.sphere, message) for message in messages)
     return effects
 
 
-def _for_seat(state: State, seat: Seat, view: View, is_member: bool, now_s: float) -> Iterator[ToSphere]:
+def _knows_all(state: State, seat: Seat, tick_due_s: float) -> bool:
+    """Whether a look at one that computes would find nothing to say: so a look at a thousand of them costs little. May
+    be False for nothing, and is True only where `_for_seat` says nothing."""
+    told, beat = seat.told, seat.beat
+    if beat is None or told.tick_s <= tick_due_s:
+        return False
+    if not told.view == told.go == beat.generation == state.generation == state.running:
+        return False
+    if beat.phase is Phase.FROZEN or not beat.seen >= told.order >= len(state.orders):
+        return False
+    at_work = not (seat.refused or seat.expelled or seat.released or seat.saving is not None or state.ended is not None)
+    return at_work and (state.saves.flight is None or state.saves.flight.writers[0] != seat.sphere)
+
+
+def _for_seat(
+    state: State, seat: Seat, view: Callable[[bool], View], is_member: bool, tick: Tick, now_s: float
+) -> Iterator[ToSphere]:
+    if seat.refused:  # Before an end that may have come of it: this is the sentence for its user.
+        if not seat.told.over:
+            yield Refused(text=seat.refused)
+        return
     if state.ended is not None:
         if not seat.told.over:
             yield End(status=state.ended.status, reason=state.ended.reason)
@@ -91,42 +122,40 @@ def _for_seat(state: State, seat: Seat, view: View, is_member: bool, now_s: floa
             yield End(status=LEFT, reason="it was asked to leave, and the run goes on without it")
         return
     if is_member:
-        yield from _view(state, seat, view, now_s)
+        yield from _view(state, seat, partial(view, True), now_s)
         yield from _go(state, seat, now_s)
         yield from _orders(state, seat, now_s)
     elif seat.beat is not None and NO_GENERATION < seat.beat.generation < state.generation:
-        yield from _view(state, seat, view, now_s)  # Left out, or back from silence: its own generation is over.
+        # Left out, or back from silence: its own generation is over.
+        yield from _view(state, seat, partial(view, False), now_s)
     yield from _seal(state, seat, now_s)
     yield from _save_over(state, seat)
-    if now_s - seat.told.tick_s >= tick_s(state.silence_s):
-        echo = seat.beat.number if seat.beat else 0
-        held = max(state.versions.held, 0)
-        yield Tick(incarnation=state.incarnation, number=seat.told.tick + 1, echo=echo, rows_held=held)
+    if seat.told.tick_s <= now_s - tick_s(state.silence_s):
+        yield tick
 
 
 def tick_s(silence_s: float) -> float:
-    """Seconds between Ticks: a little more often than a sphere beats, so that losing a few is no silence, and the two
-    don't keep step."""
-    return min(max(silence_s / 12.5, 0.05), 0.8)
+    """Seconds between Ticks."""
+    return max(silence_s / TICKS_IN_SILENCE, 0.05)
 
 
-def rest_s(seats: int) -> float:
+def rest_s(seats: int, waited_for: bool) -> float:
     """Seconds between two looks at so many seats. Each look takes time for each seat: without a rest control would
     look again after every few messages, and with a thousand spheres do nothing else."""
-    return min(seats * REST_S, REST_MOST_S)
+    return min((REST_WAITED_FOR_S if waited_for else REST_LEAST_S) + seats * REST_S, REST_MOST_S)
 
 
-def _view(state: State, seat: Seat, view: View, now_s: float) -> Iterator[ToSphere]:
+def _view(state: State, seat: Seat, view: Callable[[], View], now_s: float) -> Iterator[ToSphere]:
     told = seat.told
     unheard = seat.beat is not None and seat.beat.generation < state.generation
     unheard = unheard and not (seat.ready is not None and seat.ready.generation == state.generation)
     if told.view != state.generation or (unheard and now_s - told.view_s > AGAIN_S):
-        yield view
+        yield view()
 
 
 def _view_for(state: State, is_member: bool) -> View:
     """The same for all members, and for all others: a thousand names are put together, and encoded, once."""
-    orders = [order.wanted for order in state.orders[: state.orders_in_view]]
+    orders = without_paces([order.wanted for order in state.orders[: state.orders_in_view]], but=PACES_TOLD)
     word = word_of(state.secret, state.generation) if is_member else ""
     members = list(state.members)
     return View(generation=state.generation, members=members, orders=orders, restoring=state.called_for, word=word)

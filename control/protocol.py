@@ -13,11 +13,13 @@ Durations are in seconds and end in `_s`; no instant ever crosses machines, but 
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
 from .checkup import CheckUp
+from .dials import Dial as Dial
+from .dials import Dialed as Dialed
 from .entrance import Brief, Enrol
 from .status import Health, NodeStats, SavedCheckpoint, Status, Traffic
 from .store import StoreAdd as StoreAdd
@@ -26,6 +28,8 @@ from .store import StoreGet as StoreGet
 from .store import StoreReply as StoreReply
 from .store import StoreSet as StoreSet
 from .terms import NO_GENERATION as NO_GENERATION
+from .terms import ORDERS_MOST as ORDERS_MOST
+from .terms import Finite, Whole, Word
 from .terms import Generation as Generation
 from .terms import How as How
 from .terms import Member as Member
@@ -37,21 +41,26 @@ from .terms import Record as Record
 from .terms import SaveState as SaveState
 from .terms import Stored as Stored
 from .terms import Wanted as Wanted
+from .terms import without_paces as without_paces
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
-    """What every message shares: the class name is the tag on the wire."""
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, gc=False):
+    """What every message shares: the class name is the tag on the wire.
+
+    gc=False, here and where there are many of a value: frozen ones make no cycles, and a collector that looks through
+    those of thousands of spheres takes an eighth of control's time.
+    """
 
 
 # ---------------------------------------------------------------- spheres to control
 class Hello(Message, frozen=True, kw_only=True):
     """I am here. Sent first on a connection, before torch work; control answers Welcome or Refused."""
 
-    run_id: str
-    path: str
+    run_id: Word
+    path: Annotated[str, msgspec.Meta(max_length=2_048)]
     pid: int
-    host: str
-    address: str = "127.0.0.1"
+    host: Word
+    address: Word = "127.0.0.1"
     sphere: int = 0
     """0: give me an id. Else: I am this sphere, come back after a broken connection."""
     former: int = 0
@@ -60,9 +69,11 @@ class Hello(Message, frozen=True, kw_only=True):
     incarnation: int = 0
     """The highest of a control that I have heard of."""
     memory: Memory | None = None
-    nonce: str = ""
+    nonce: Word = ""
     """Drawn once by this process: who comes back over another connection and is the same knows it."""
-    larder_key: str = ""
+    larder_key: Word = ""
+    stack: Word = ""
+    """Which network stack this process is on: equal for those who share one. Empty: it could reach everybody."""
 
 
 class Proof(Message, frozen=True, kw_only=True):
@@ -83,8 +94,6 @@ class Beat(Message, frozen=True, kw_only=True):
 
     generation: Generation
     number: int
-    echo: int
-    """The newest Tick.number I heard: alive means fresh in both directions."""
     phase: Phase
     position: Position
     units_done: int = 0
@@ -115,20 +124,20 @@ class Row(Message, frozen=True, kw_only=True):
     """
 
     generation: Generation
-    version: int
-    lineage: int = 0
+    version: Whole
+    lineage: Whole = 0
     loss: float | None = None
     learning_rate: float | None = None
     grad_norm: float | None = None
-    weight: int = 0
-    samples: int = 0
-    attempts: int = 1
+    weight: Whole = 0
+    samples: Whole = 0
+    attempts: Whole = 1
     skipped: bool = False
-    in_force: int = 0
+    in_force: Whole = 0
     """The newest order in force from the next step on."""
     check: int | None = None
     digest: str | None = None
-    epoch: int = 0
+    epoch: Whole = 0
     eval_loss: float | None = None
     suspect: str | None = None
     """A flag that a repetition did not confirm: who computed it, in words."""
@@ -140,15 +149,15 @@ class Row(Message, frozen=True, kw_only=True):
     """The factor that clipping put on the mean gradient; 1: not clipped."""
     slowest: str | None = None
     """The path of the sphere that finished its own micro-batches last: the others' `wait` was for it."""
-    seconds: dict[str, float] = {}
+    seconds: dict[Word, Finite] = {}
     """This sphere's own: data, compute, wait, reduce, update, eval, and step for the whole."""
-    own_units: int = 0
+    own_units: Whole = 0
     """Training micro-batches that this sphere computed for this version, repeated ones too."""
-    own_samples: int = 0
-    own_weight: int = 0
+    own_samples: Whole = 0
+    own_weight: Whole = 0
     traffic: list[Traffic] = []
     """From the root level down, summed since this sphere came: only the newest row counts."""
-    round_trips: dict[str, float] = {}
+    round_trips: dict[str, Finite] = {}
     """Links this sphere has to other nodes' leaders, "a – b" -> seconds: medians over the newest steps."""
 
 
@@ -181,12 +190,12 @@ class Saving(Message, frozen=True, kw_only=True):
     """
 
     generation: Generation
-    lineage: int
-    version: int
-    folder: str
+    lineage: Whole
+    version: Whole
+    folder: Word
     writers: list[int]
     state: SaveState
-    saves: int = 0
+    saves: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0
     part: Part | None = None
     digest: str = ""
     manifest_sha256: str = ""
@@ -197,16 +206,16 @@ class Closed(Message, frozen=True, kw_only=True):
     """The last version had its tail without a step: agreed by all. I stay until control says End."""
 
     generation: Generation
-    version: int
+    version: Whole
     digest: str
     state_digest: str = ""
     eval_loss: float | None = None
-    eval_weight: int = 0
+    eval_weight: Whole = 0
     traffic: list[Traffic] = []
-    micro_batches: int = 0
+    micro_batches: Whole = 0
     """Computed by this sphere, repeated ones too."""
-    busy_s: float = 0.0
-    save_s: float = 0.0
+    busy_s: Finite = 0.0
+    save_s: Finite = 0.0
     """Writing the model, on the sphere that does."""
     reason: str = "completed"
     """completed or stopped."""
@@ -288,13 +297,10 @@ class Go(Message, frozen=True, kw_only=True):
 
 
 class Tick(Message, frozen=True, kw_only=True):
-    """Control's heartbeat; also the acknowledgement of rows."""
+    """Control's heartbeat, the same to all. It needs no echo: who hears nothing for silence_s breaks its connection, by
+    libzmq's own heartbeat, and so does control; who hears and does not obey is thrown out by the roll call's time."""
 
     incarnation: int
-    number: int
-    echo: int
-    rows_held: int = 0
-    """The highest version that the ledger holds without a gap."""
 
 
 class Orders(Message, frozen=True, kw_only=True):
@@ -346,8 +352,8 @@ class Ask(Message, frozen=True, kw_only=True):
     node, for all below it), a state to wait for.
     """
 
-    request: str
-    what: str
+    request: Word
+    what: Word
     value: float | None = None
     text: str = ""
 
@@ -381,7 +387,9 @@ class Event(Message, frozen=True, kw_only=True):
 
 
 StoreRequest: TypeAlias = StoreSet | StoreGet | StoreAdd | StoreDelete
-FromSphere: TypeAlias = Hello | Proof | Beat | Row | Ready | Saving | Closed | Failed | StoreRequest
-ToSphere: TypeAlias = Welcome | Refused | Expelled | View | Go | Tick | Orders | Seal | SaveOver | End | StoreReply
+FromSphere: TypeAlias = Hello | Proof | Beat | Row | Ready | Saving | Closed | Failed | Dialed | StoreRequest
+ToSphere: TypeAlias = (
+    Welcome | Refused | Expelled | View | Go | Tick | Orders | Seal | SaveOver | Dial | End | StoreReply
+)
 ToClient: TypeAlias = Answer | Event
 ToControl: TypeAlias = FromSphere | Ask | Enrol | Brief | CheckUp

@@ -11,6 +11,8 @@ from .status import Health, NodeStats, SavedCheckpoint, SphereHealth, Totals
 from .totals import merged
 from .tree import Node, SphereTree
 
+WHY_MOST = 500
+"""Letters of a reason that are told: a thousand spheres that were refused still go into one frame."""
 STATES = tuple(status.value for status in ControlStatus)
 
 
@@ -62,10 +64,13 @@ def _health_at(state: State, path: str, now_s: float) -> SphereHealth:
     seat = state.seat_at(path)
     if seat is None:
         return SphereHealth(path=path, state="lost", why="it has not come")
-    beat = seat.beat
+    beat, why = seat.beat, _why_out(seat)
+    about_to_be_back = state.adopting_s is not None and seat.sphere in state.line()  # control has just started anew
     return SphereHealth(
         path=path,
         state=_how(state, seat, now_s),
+        host=seat.hello.host,
+        here=(seat.connected or about_to_be_back) and not (why or seat.released),
         sphere=seat.sphere,
         phase=beat.phase.value if beat else Phase.STARTING.value,
         version=max(seat.version, beat.position.version if beat else 0),
@@ -73,8 +78,14 @@ def _health_at(state: State, path: str, now_s: float) -> SphereHealth:
         rss_bytes=beat.rss_bytes if beat else 0,
         heard_s=max(now_s - seat.heard_s, 0.0),
         still_s=max(now_s - seat.stands_s, 0.0) if beat else 0.0,
-        why=seat.expelled or seat.refused,
+        why=why,
     )
+
+
+def _why_out(seat: Seat) -> str:
+    """Why it has no part in the run; empty if it has, or may have."""
+    failed = f"{seat.name} failed: {seat.failed.text}" if seat.failed is not None else ""
+    return (seat.expelled or seat.refused or failed)[:WHY_MOST]
 
 
 def _how(state: State, seat: Seat, now_s: float) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from .apply import apply
 from .config import Settings
 from .events import Event, Resumed
 from .ledger import Ledger
+from .seats import Seats
 from .state import Seat, State, Told
 from .totals import Account
 from .versions import WINDOW, Versions, reported
@@ -36,7 +38,7 @@ def recalled(ledger: Ledger, settings: Settings, now_s: float) -> State:
     adopting_s = now_s + settings.silence_s if known or settings.adopt else None
     return replace(
         state,
-        seats=seats,
+        seats=Seats(seats),
         versions=versions,
         incarnation=ledger.incarnation,
         adopting_s=adopting_s,

@@ -64,10 +64,9 @@ class Rendezvous:
 
     def _add(self, sphere: int, request: StoreAdd) -> list[tuple[int, StoreReply]]:
         try:
-            total = int(self._values.get(request.key, b"0")) + request.amount
-        except ValueError:
+            value = str(int(self._values.get(request.key, b"0")) + request.amount).encode()
+        except ValueError:  # it is no number, or one of thousands of digits
             return [(sphere, StoreReply(request=request.request, found=False))]
-        value = str(total).encode()
         if not self._put(request.key, value):
             return [(sphere, StoreReply(request=request.request, found=False))]
         return [(sphere, StoreReply(request=request.request, values=[value])), *self._woken()]

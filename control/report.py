@@ -22,6 +22,7 @@ from .events import (
     RunEnded,
     SaveGivenUp,
     SphereBarred,
+    SphereBeat,
     SphereCame,
     SphereExpelled,
     SphereFailed,
@@ -118,11 +119,9 @@ def alarm_of(state: State, now_s: float) -> str:
 
 
 def totals_by_path(state: State) -> dict[str, Totals]:
-    """What each path's spheres have done and waited so far, for the record."""
-    by_path: dict[str, list[Totals]] = {path: [] for path in state.paths}
-    for seat in state.seats.values():
-        by_path.setdefault(seat.path, []).append(seat.account.totals)
-    return {path: merged(several) for path, several in by_path.items() if several}
+    """What each path's spheres have done and waited so far, for the record: who came last goes on with the account."""
+    seats = {path: state.seats.get(sphere) for path, sphere in state.sphere_at.items()}
+    return {path: seat.account.totals for path, seat in seats.items() if seat is not None}
 
 
 def _throughput(pace: Pace, micro_batches: int) -> Throughput:
@@ -250,6 +249,8 @@ def _left(state: State, request: str, order: Order) -> Answer | None:
 def story_of(before: State, event: Event, after: State) -> Story | None:
     """One line for those who watch, or None for what is nobody's news."""
     match event:
+        case SphereBeat():
+            return None
         case SphereReported(row=row):
             if row.version <= before.versions.top or row.version > after.versions.top:
                 return None
@@ -282,7 +283,7 @@ def story_of(before: State, event: Event, after: State) -> Story | None:
         case SphereFailed(sphere=sphere, failed=failed):
             return Story(kind="sphere", text=f"{after.seats[sphere].name} failed: {failed.text}")
         case GenerationProposed(generation=generation, members=members):
-            return Story(kind="generation", text=f"generation {generation}: roll call of {len(members)} spheres")
+            return Story(kind="generation", text=f"generation {generation}: roll call of {len(members)}")
         case GenerationBegun(generation=generation, position=position):
             return Story(kind="generation", text=f"generation {generation} begins at version {position.version}")
         case CheckpointSaved(stored=stored):

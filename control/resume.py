@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
+
+from msgspec.structs import replace
 
 from .config import Settings
 from .events import Resumed
@@ -20,7 +22,7 @@ def resume(ledger: Ledger, settings: Settings) -> None:
 
     Before anything else is done with the ledger: its note of the tree is still the one of before. Raises LedgerError.
     """
-    state = recalled(ledger, replace(settings, tree=ledger.get("tree") or settings.tree, adopt=False), 0.0)
+    state = recalled(ledger, dataclasses.replace(settings, tree=ledger.get("tree") or settings.tree, adopt=False), 0.0)
     founded = ledger.row(0)
     lineage, origin = max((state.lineage, state.origin), ledger.lineage())
     fingerprint = state.fingerprint or state.former or ledger.get("fingerprint") or {}

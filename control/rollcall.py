@@ -8,7 +8,8 @@ those behind are at most one transition away with the sums in hand, or fetch the
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from .deal import deal
 from .events import GenerationBegun

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from .events import CheckpointSaved, SaveGivenUp
 from .protocol import Generation, SaveState, Saving, Stored
@@ -27,8 +29,7 @@ KEPT = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-@dataclass(frozen=True)
-class Flight:
+class Flight(msgspec.Struct, frozen=True):
     """A save that has begun and not ended. saves: orders for checkpoints that were in force then."""
 
     key: Key
@@ -39,8 +40,7 @@ class Flight:
     began_s: float
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """What came of an order for a checkpoint. version: None: it was given up."""
 
     text: str
@@ -48,17 +48,16 @@ class Result:
     version: int | None = None
 
 
-@dataclass(frozen=True)
-class Saves:
+class Saves(msgspec.Struct, frozen=True):
     """All that is known of them. ended: the newest saves that did, and whether each is whole. settled: orders for
     checkpoints that something has come of; results: of the newest. trouble: why the last one failed, if it was the
     disk."""
 
     flight: Flight | None = None
     last: Stored | None = None
-    ended: Mapping[Key, bool] = field(default_factory=dict)
+    ended: Mapping[Key, bool] = msgspec.field(default_factory=dict)
     settled: int = 0
-    results: dict[int, Result] = field(default_factory=dict)
+    results: dict[int, Result] = msgspec.field(default_factory=dict)
     trouble: str = ""
     kept: tuple[CheckpointSaved, ...] = ()
     """The newest that are whole, the oldest first; whether they are still on the disk, only the disk knows."""

@@ -11,30 +11,19 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
-from dataclasses import replace
 
-from . import points
-from .admit import (
-    ORDERS,
-    Already,
-    Fenced,
-    NotYet,
-    Refusal,
-    admit,
-    admit_order,
-    refused,
-    superseded,
-)
+from msgspec.structs import replace
+
+from .admit import ORDERS, Already, Fenced, NotYet, Refusal, admit, admit_order, refused, superseded
 from .apply import apply
-from .checkup import CheckedUp, CheckUp
+from .checkup import CheckUp
 from .clients import Clients, is_urgent
 from .clock import AwakeClock
 from .config import Settings
 from .crash import here
 from .door import BATCH, Arrived, Door
-from .entrance import Brief, Briefed
+from .entrance import Brief
 from .errors import LedgerError, why_broken
 from .events import (
     DURABLE,
@@ -44,9 +33,10 @@ from .events import (
     Remembered,
     RunEnded,
     Sent,
+    SphereBeat,
+    SphereExpelled,
     SphereLost,
     SphereProved,
-    SphereRefused,
     SphereReported,
     SphereReturned,
 )
@@ -54,34 +44,26 @@ from .guard import Guard
 from .journal import Journal
 from .keys import Keys
 from .ledger import Ledger
+from .losses import is_expected, mute
 from .membership import differences, of_revoked
+from .outgoing import Outgoing
 from .plan import Decide, Send, plan, rest_s
-from .protocol import (
-    Answer,
-    Ask,
-    Beat,
-    Expelled,
-    FromSphere,
-    Hello,
-    Refused,
-    Row,
-    StoreRequest,
-    ToSphere,
-    Welcome,
-)
+from .protocol import Answer, Ask, Beat, Expelled, FromSphere, Hello, Row, StoreRequest, Welcome
 from .recall import recalled
 from .reception import Reception
 from .rendezvous import Rendezvous
 from .report import answer_order, story_of, totals_by_path
+from .sigterm import Sigterm
 from .speakers import Speakers
 from .state import ControlStatus, State
 from .told import all_sent
-from .wire import encode
 
 log = logging.getLogger("control")
 
 TURN_S = 0.1
 NOTE_EVERY_S = 2.0
+LINE_MOST = 2_000
+"""Of what spheres say, in the log."""
 READS = 8
 """Batches of frames that are looked through for what may not wait, before what waits has its turn."""
 FENCED = 3
@@ -101,6 +83,7 @@ class Server:
         self.clients = Clients(door)
         self.reception = Reception(settings.folder, settings.run_id)
         self.guard = Guard(door, keys)
+        self.outgoing = Outgoing(door)
         self.state = replace(recalled(ledger, settings, self.clock.now_s()), secret=keys.words if keys else b"")
         self.journal = Journal(settings.folder)
         self.journal.catch_up(ledger.rows_after(max(self.journal.newest, 0)), self._micro_batches)
@@ -108,19 +91,13 @@ class Server:
             self.rendezvous.begin(self.state.generation)
         self._fenced = ""
         self._early: dict[bytes, Hello] = {}
-        self._outbox: list[tuple[bytes, ToSphere | Answer | Briefed | CheckedUp]] = []
         self._ledger_broke = False
-        self._terms = 0
-        self._terms_seen = 0
+        self.sigterm = Sigterm()
         self._noted_s = 0.0
         self._more = False
+        self._waited_for = True
 
     # ---------------------------------------------------------------- the loop
-
-    def catch_signals(self) -> None:
-        """SIGTERM is an order from here on. Before anybody knows the address, and so the process to send it to."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._on_term)
 
     @property
     def _micro_batches(self) -> int:
@@ -136,8 +113,13 @@ class Server:
             ready = self.door.wait(0.0 if self.clients else TURN_S)
             code = self.turn(self.clock.now_s(), 0 in ready)
             if not self._more:
-                time.sleep(rest_s(len(self.state.seats)))
+                time.sleep(rest_s(len(self.state.seats), self._is_waited_for))
         return code
+
+    @property
+    def _is_waited_for(self) -> bool:
+        """Whether somebody waits for an answer, or is about to give one."""
+        return self._waited_for or bool(self.clients) or self.state.generation != self.state.running
 
     def turn(self, now_s: float, lifeline: bool = False) -> int | None:
         """Hear, decide, write, send; the exit code once it is over. lifeline: the launcher's pipe can be read."""
@@ -149,7 +131,7 @@ class Server:
             if self._fenced:
                 log.error("%s", self._fenced)
                 return FENCED
-            if self._terms > self._terms_seen and self._obey_term(now_s):
+            if self.sigterm.is_new and self._obey_term(now_s):
                 return self._end_at_once("ended at once by a second SIGTERM [LW514]", now_s)
             self._settle(now_s)
             self._note_totals(now_s)
@@ -169,10 +151,12 @@ class Server:
                     case Decide(event):
                         self._happen(event, now_s)
                     case Send(sphere, message):
-                        self._outbox.append((self.speakers.of(sphere), message))
+                        self.outgoing.put(self.speakers.of(sphere), message)
                         sent.append(Sent(sphere=sphere, message=message, at_s=now_s))
             self.state = all_sent(self.state, sent) if sent else self.state
             self._flush()
+            if sent:
+                break  # Nothing was decided, and what was said is told: there is no more to do at this moment.
         self.clients.answer(self.state, now_s)
 
     def _note_totals(self, now_s: float, due_s: float = NOTE_EVERY_S) -> None:
@@ -186,6 +170,8 @@ class Server:
     def _happen(self, event: Event, now_s: float) -> None:
         """One fact: applied, written, and told at the next flush. Raises LedgerError with the fact applied."""
         before, self.state = self.state, apply(self.state, event)
+        if isinstance(event, SphereBeat):  # nearly all: it is neither written nor told
+            return
         if isinstance(event, SphereProved) and before.proof is None and before.former:
             for sentence in differences(before.former, event.proof.fingerprint):
                 log.warning("%s", sentence)
@@ -194,11 +180,11 @@ class Server:
             self.rendezvous.begin(event.generation)
         if story is not None:
             if story.kind != "row" or (story.row is not None and story.row.skipped):
-                log.info("%s", story.text)
+                log.info("%s", " ".join(story.text.split("\n"))[:LINE_MOST])
             self.clients.watchers.tell(story, self.state, now_s)
         if isinstance(event, GenerationBegun) and self.state.lineage > before.lineage:
             self.journal.cut_back(event.position.version)  # before the ledger: whoever dies here finds all lines again
-        if self._ledger_broke or not isinstance(event, DURABLE) or _is_expected(before, event):
+        if self._ledger_broke or not isinstance(event, DURABLE) or is_expected(before, event):
             return
         if isinstance(event, SphereReported):
             if before.versions.row(event.row.version) is self.state.versions.row(event.row.version):
@@ -214,36 +200,52 @@ class Server:
         """First the ledger, then whoever hears of it."""
         if not self._ledger_broke:
             self.ledger.commit()
-        outbox, self._outbox = self._outbox, []
-        frames: dict[int, bytes] = {}  # what is said to many is one object, and encoded once
-        for identity, message in outbox:
-            points.before(message)
-            frame = frames.get(id(message)) or frames.setdefault(id(message), encode(message))
-            self.door.send(identity, frame)
-            points.after(message)
+        self.outgoing.send()
         self.clients.watchers.flush()
 
     # ---------------------------------------------------------------- hearing
 
     def _hear(self, now_s: float) -> None:
         """First what may not wait, in all that has come by now; then what was asked."""
+        self._waited_for = False
         for _ in range(READS):
             batch = self.door.receive()
             self._more = len(batch) >= BATCH
             for heard in batch:
                 if isinstance(heard, Arrived):
-                    self._on_frame(heard, now_s)
+                    before = self.state
+                    try:
+                        self._on_frame(heard, now_s)
+                    except Exception as error:
+                        self._stumbled(before, heard.identity, error, now_s)
                 else:
                     self._left(heard.identity, now_s)
             if not self._more or self._fenced:
                 break
         for identity, ask, live in self.clients.take():
-            self._on_ask(identity, ask, live, now_s)
+            before = self.state
+            try:
+                self._on_ask(identity, ask, live, now_s)
+            except Exception as error:
+                self._stumbled(before, identity, error, now_s, ask.request)
+
+    def _stumbled(self, before: State, identity: bytes, error: Exception, now_s: float, request: str = "") -> None:
+        """What control itself breaks over costs who said it and not the run, if nothing of the run has changed."""
+        if isinstance(error, LedgerError | OSError) or self.state is not before:
+            raise error
+        self.guard.stumbled(identity, error, now_s)
+        if request:
+            self.outgoing.put(identity, Answer(request=request, ok=False, text=why_broken(error)))
+        sphere = self.speakers.seated(identity, self.state)
+        if sphere is not None and not self.state.seats[sphere].expelled:
+            why = f"{self.state.seats[sphere].name} said what {why_broken(error)}"
+            self._happen(SphereExpelled(sphere=sphere, text=why, at_s=now_s), now_s)
 
     def _on_frame(self, heard: Arrived, now_s: float) -> None:
         message = self.guard.admitted(heard, now_s)
         if message is None:
             return
+        self._waited_for |= not isinstance(message, (Beat, Row))
         if isinstance(message, Ask):
             if is_urgent(message):
                 self._on_ask(heard.identity, message, heard.live, now_s)
@@ -252,17 +254,20 @@ class Server:
         elif isinstance(message, Hello):
             self._on_hello(heard.identity, message, now_s)
         elif isinstance(message, Brief | CheckUp):
-            self._outbox.append((heard.identity, self.reception.answer(message, self.state, now_s)))
+            self.outgoing.put(heard.identity, self.reception.answer(message, self.state, now_s))
         else:
             self._on_sphere(heard, message, now_s)
 
     def _throw_out(self, now_s: float) -> None:
-        """Whose key was revoked, also while no control ran."""
+        """Whose key was revoked, also while no control ran; and the connections that are silent are closed."""
+        for sphere in mute(self.state, now_s):
+            self.door.cut_if_silent(self.speakers.of(sphere))
         self.guard.look(now_s)
         for event in of_revoked(self.state, self.guard.allowed, now_s):
             self._happen(event, now_s)
 
     def _left(self, identity: bytes, now_s: float) -> None:
+        self._waited_for = True
         self.clients.left(identity)
         self.guard.forget(identity)
         self._early.pop(identity, None)
@@ -291,19 +296,21 @@ class Server:
             return
         if isinstance(event, Refusal):
             self.guard.complaints.say("refused", event.text, now_s)
-            self._outbox.append((identity, refused(self.state, hello, event)))
+            self.guard.in_vain(identity, now_s)
+            self.outgoing.put(identity, refused(self.state, hello, event))
             return
         self.speakers.give(event.sphere, identity)
         self._happen(event, now_s)
         held = self.state.versions.held
         welcome = Welcome(sphere=event.sphere, incarnation=self.state.incarnation, rows_held=held)
-        self._outbox.append((identity, welcome))
+        self.outgoing.put(identity, welcome)
         if former is not None and former.sphere != event.sphere and speaks is not None:
-            self._outbox.append((speaks, Expelled(text=f"sphere {hello.path} has a successor, pid {hello.pid}")))
+            self.outgoing.put(speaks, Expelled(text=f"sphere {hello.path} has a successor, pid {hello.pid}"))
 
     def _on_sphere(self, heard: Arrived, message: FromSphere, now_s: float) -> None:
         sphere = self.speakers.seated(heard.identity, self.state)
         if sphere is None or isinstance(message, Hello):
+            self.guard.in_vain(heard.identity, now_s)
             return
         if isinstance(message, Beat) and message.incarnation > self.state.incarnation:
             self._fenced = superseded(self.state, self.state.seats[sphere].path, message.incarnation)
@@ -312,15 +319,13 @@ class Server:
             self._happen(SphereReturned(sphere=sphere, at_s=now_s), now_s)
         if isinstance(message, StoreRequest):
             for who, reply in self.rendezvous.handle(sphere, message):
-                self._outbox.append((self.speakers.of(who), reply))
+                self.outgoing.put(self.speakers.of(who), reply)
             return
         event = admit(self.state, sphere, message, now_s)
-        if isinstance(event, SphereReported):
-            event = replace(event, known=self._known(event.row))
+        if isinstance(event, SphereReported) and (known := self._known(event.row)) is not None:
+            event = replace(event, known=known)
         if event is not None:
             self._happen(event, now_s)
-        if isinstance(event, SphereRefused):
-            self._outbox.append((heard.identity, Refused(text=event.text)))
 
     def _known(self, row: Row) -> Row | None:
         """What the ledger holds of a version that is made, or told, again."""
@@ -335,7 +340,7 @@ class Server:
         else:
             said = self.clients.asked(identity, ask, self.state, now_s)
         if said is not None:
-            self._outbox.append((identity, said))
+            self.outgoing.put(identity, said)
         if not live:  # it has left already, so nothing will say so again
             self.clients.left(identity)
 
@@ -352,18 +357,15 @@ class Server:
 
     # ---------------------------------------------------------------- ends
 
-    def _on_term(self, number: int, frame: object) -> None:
-        self._terms += 1
-
     def _obey_term(self, now_s: float) -> bool:
         """The first SIGTERM is a stop order, once, as soon as orders can be given; True: there was a second."""
-        first = self._terms_seen == 0
-        if first and self._terms == 1 and self.state.remembers and self.state.adopting_s is not None:
+        first = self.sigterm.seen == 0
+        if first and self.sigterm.came == 1 and self.state.remembers and self.state.adopting_s is not None:
             return False
-        self._terms_seen = self._terms
+        self.sigterm.seen = self.sigterm.came
         if first:
             self._order(Ask(request="", what="stop"), now_s)
-        return self._terms > 1
+        return self.sigterm.seen > 1
 
     def _end_at_once(self, reason: str, now_s: float) -> int:
         if self.state.ended is None:
@@ -389,8 +391,3 @@ class Server:
                 self.ledger.commit()
             except LedgerError:
                 log.error("the end is not in the ledger either")
-
-
-def _is_expected(state: State, event: Event) -> bool:
-    """Whether it is a connection that ends because its sphere was told that it may go: no loss, for the record."""
-    return isinstance(event, SphereLost) and (state.ended is not None or state.seats[event.sphere].released)

@@ -32,6 +32,10 @@ class Speakers:
 
     def admission(self, state: State, identity: bytes, hello: Hello, now_s: float, key: str) -> Admission:
         """What a Hello leads to. Over a second connection nobody takes a seat while the first one stands."""
+        other = self.seated(identity, state)
+        if other is not None and state.seats[other].connected and state.seats[other].path != hello.path:
+            taken = state.seats[other].path
+            return Refusal(f"sphere {hello.path}: sphere {taken} speaks over this connection; take another [LW405]")
         event = admit_hello(state, hello, now_s, key)
         if isinstance(event, SphereReturned) and self.speaker(hello.path, state) not in (None, identity):
             seat = state.seat_at(hello.path)

@@ -9,12 +9,16 @@ Laws
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from collections.abc import Set
 
+import msgspec
+
+from .dials import Place, Reach
 from .errors import IllegalMove
 from .events import GenerationBegun, RestoreRefused, RunEnded
 from .protocol import NO_GENERATION, Beat, Closed, Failed, Generation, Hello, Member, Proof, Ready, Saving, Wanted
 from .saves import Key, Saves
+from .seats import Seats
 from .totals import Account
 from .tree import wait_for
 from .versions import Versions
@@ -54,8 +58,7 @@ def moved(status: ControlStatus, to: ControlStatus) -> ControlStatus:
     return to
 
 
-@dataclass(frozen=True)
-class Told:
+class Told(msgspec.Struct, frozen=True, gc=False):
     """What was last sent to a sphere, and when: so a lost message is sent again and nothing is sent twice at once."""
 
     view: Generation = NO_GENERATION
@@ -64,7 +67,6 @@ class Told:
     go_s: float = 0.0
     order: int = 0
     order_s: float = 0.0
-    tick: int = 0
     tick_s: float = float("-inf")
     seal: Key | None = None
     seal_s: float = 0.0
@@ -72,8 +74,7 @@ class Told:
     over: bool = False
 
 
-@dataclass(frozen=True)
-class Seat:
+class Seat(msgspec.Struct, frozen=True, gc=False):
     """One sphere: who it said it is, what it last said, and whether its connection stands."""
 
     sphere: int
@@ -88,6 +89,8 @@ class Seat:
     closed: Closed | None = None
     failed: Failed | None = None
     refused: str = ""
+    unreached: bool = False
+    """It was refused as it and others did not reach each other, which may be mended."""
     expelled: str = ""
     """Why it was thrown out; empty: it was not."""
     released: bool = False
@@ -111,12 +114,24 @@ class Seat:
     version: int = 0
     key: str = ""
     """The public key of the machine that took it; empty in a run without keys."""
-    account: Account = field(default_factory=Account)
-    told: Told = field(default_factory=Told)
+    account: Account = msgspec.field(default_factory=Account)
+    told: Told = msgspec.field(default_factory=Told)
 
     @property
     def path(self) -> str:
         return self.hello.path
+
+    @property
+    def member(self) -> Member:
+        """As the others are told of it."""
+        hello = self.hello
+        return Member(sphere=self.sphere, path=hello.path, address=hello.address, port=hello.port, key=hello.larder_key)
+
+    @property
+    def place(self) -> Place | None:
+        """Where others reach it; None: it is not said on which network stack that is."""
+        hello = self.hello
+        return (hello.stack, hello.address, self.key) if hello.stack else None
 
     @property
     def unseen(self) -> bool:
@@ -136,8 +151,7 @@ class Seat:
         return f"at version {max(self.version, self.beat.position.version)} while {self.beat.phase.value}"
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """An order given, and the version from which it is in force (None: not yet). text: as in OrderGiven."""
 
     wanted: Wanted
@@ -146,8 +160,7 @@ class Order:
     text: str = ""
 
 
-@dataclass(frozen=True)
-class State:
+class State(msgspec.Struct, frozen=True):
     """Everything that decisions are made from."""
 
     run_id: str
@@ -158,8 +171,8 @@ class State:
     silence_s: float = 5.0
     began_s: float = 0.0
     status: ControlStatus = ControlStatus.INITIALIZING
-    seats: dict[int, Seat] = field(default_factory=dict)
-    sphere_at: dict[str, int] = field(default_factory=dict)
+    seats: Seats[Seat] = msgspec.field(default_factory=Seats)
+    sphere_at: dict[str, int] = msgspec.field(default_factory=dict)
     """Who came last at each path."""
     next_sphere: int = 1
     proof: Proof | None = None
@@ -173,6 +186,8 @@ class State:
     generation: Generation = NO_GENERATION
     """The newest proposed."""
     members: tuple[Member, ...] = ()
+    member_ids: frozenset[int] = frozenset()
+    """Theirs."""
     proposed_s: float = 0.0
     called_for: str | None = None
     """The checkpoint that the newest generation was called to restore; None: none."""
@@ -180,18 +195,19 @@ class State:
     begun: GenerationBegun | None = None
     """The running one: the last that was told to go."""
     orders: tuple[Order, ...] = ()
-    requests: dict[str, int] = field(default_factory=dict)
+    requests: dict[str, int] = msgspec.field(default_factory=dict)
     """Request id of a client -> number of the order it made or found."""
     broken: int = 0
     """Generations in a row that broke before they made a version, though nobody was lost."""
-    versions: Versions = field(default_factory=Versions)
-    saves: Saves = field(default_factory=Saves)
+    versions: Versions = msgspec.field(default_factory=Versions)
+    saves: Saves = msgspec.field(default_factory=Saves)
     restoring: int = 0
     """The order to restore that is not obeyed yet; 0: none."""
     deal_kept: int = -1
     """The version up to which the deal was held against what all members told."""
-    refusals: dict[int, RestoreRefused] = field(default_factory=dict)
+    refusals: dict[int, RestoreRefused] = msgspec.field(default_factory=dict)
     """Orders to restore that could not be obeyed, and why."""
+    reach: Reach = msgspec.field(default_factory=Reach)
     lineage: int = 0
     origin: int = 0
     """The version at which this lineage began; what is saved of an older one counts up to there."""
@@ -199,11 +215,15 @@ class State:
     """It was begun before, with other processes."""
     anew: bool = False
     """Then: a lineage of its own begins where it goes on."""
-    former: dict[str, str] = field(default_factory=dict)
+    former: dict[str, str] = msgspec.field(default_factory=dict)
     """The fingerprint of those."""
     ended: RunEnded | None = None
-    secret: bytes = field(default=b"", repr=False)
+    secret: bytes = b""
     """What the words of generations are made from; empty in a run without keys."""
+
+    def __repr__(self) -> str:
+        """Short, and without the secret."""
+        return f"State({self.run_id}, {self.status.value}, generation {self.generation}, {len(self.seats)} seats)"
 
     @property
     def running(self) -> Generation:
@@ -236,9 +256,9 @@ class State:
         """How many spheres the run begins with, wherever they are; 0: its tree names its paths."""
         return wait_for(self.tree)
 
-    def line(self) -> set[int]:
+    def line(self) -> Set[int]:
         """The members of the running generation: only who was one of them may carry on while one of them lives."""
-        return set(self.begun.deal) if self.begun else set()
+        return self.begun.deal.keys() if self.begun else frozenset()
 
     def member_seats(self) -> list[Seat]:
         """The members' seats of the newest generation, in tree order."""

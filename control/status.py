@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import msgspec
 
+from .terms import Finite, Whole
 
-class Traffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """What one sphere handed to the collectives of one level; summed over spheres it is what that level carried.
 
-    up: towards the root, down: away from it, payload bytes of tails, repeated steps and shared states too.
+    up: towards the root, down: away from it, payload bytes of tails and repeated steps too.
     least: what the finished versions needed at the very least, uncompressed, both directions together.
+    states: bytes of states that spheres fetched from peers through that node, booked by those who fetched.
     seconds: spent in those collectives, waiting for peers too.
     """
 
-    level: int
+    level: Whole
     """Depth of the node whose children add up; 0 is the root."""
     node: str = ""
-    up: int = 0
-    down: int = 0
-    least: int = 0
-    seconds: float = 0.0
+    up: Whole = 0
+    down: Whole = 0
+    least: Whole = 0
+    states: Whole = 0
+    seconds: Finite = 0.0
 
     @property
     def ratio(self) -> float | None:
@@ -35,7 +39,7 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     micro_batches_per_s: float | None = None
 
 
-class Totals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Totals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """What rows add up to: those of one sphere since it came, or of many, merged.
 
     versions, retries: reports of finished steps, and attempts that were repeated; of all spheres that reported them.
@@ -201,6 +205,9 @@ class SphereHealth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     path: str
     state: str
+    host: str = ""
+    here: bool = False
+    """Its connection stands, and it was neither refused nor thrown out nor asked to leave."""
     sphere: int = 0
     phase: str = ""
     version: int = 0
@@ -211,7 +218,7 @@ class SphereHealth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     still_s: float = 0.0
     """Seconds for which it has said the same."""
     why: str = ""
-    """Where it was thrown out: the reason."""
+    """Where it was refused or thrown out, or has failed: the reason."""
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
+
+Whole = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+"""What the ledger, JSON and a sum of some thousands can hold."""
+
+Finite = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
+"""Seconds as a sphere says them: in the ledger a NaN could not be read again."""
+
+WORD_MOST = 256
+Word = Annotated[str, msgspec.Meta(max_length=WORD_MOST)]
+"""Names of machines and the like, keys, ids: they are repeated in sentences, and some are kept."""
 
 Generation: TypeAlias = tuple[int, int]
 """(incarnation of control, number). (0, 0) is "none yet"; compared in this order."""
@@ -13,14 +24,14 @@ Generation: TypeAlias = tuple[int, int]
 NO_GENERATION: Generation = (0, 0)
 
 
-class Position(msgspec.Struct, frozen=True, array_like=True, order=True):
+class Position(msgspec.Struct, frozen=True, array_like=True, order=True, gc=False):
     """Where a sphere stands. Compared as a tuple: a restore opens a lineage, a closing tail agrees on a version without
     a step, an attempt repeats a step."""
 
-    lineage: int = 0
-    version: int = 0
-    closing: int = 0
-    attempt: int = 0
+    lineage: Whole = 0
+    version: Whole = 0
+    closing: Whole = 0
+    attempt: Whole = 0
 
 
 class Phase(enum.Enum):
@@ -38,7 +49,7 @@ class Phase(enum.Enum):
     CLOSED = "closed"
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Orders are one numbered wanted state: number n holds everything that orders 1..n asked for."""
 
     number: int = 0
@@ -60,6 +71,20 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def then(self, **changes: Any) -> Wanted:
         """The next order: this state with these fields changed."""
         return msgspec.structs.replace(self, number=self.number + 1, **changes)
+
+
+ORDERS_MOST = 8_192
+"""Of one run, but for the last, a stop: each sphere keeps all, and tells them to a control that has lost its ledger."""
+
+
+def without_paces(orders: Sequence[Wanted], but: int = 0) -> list[Wanted]:
+    """The same, but all that came before the newest `but` of them deal evenly. Of a thousand spheres the paces weigh
+    13 kB in each order; the old ones would count where old versions are made again, for time alone."""
+    newest = len(orders) - but
+    return [
+        msgspec.structs.replace(order, paces={}) if order.paces and place < newest else order
+        for place, order in enumerate(orders)
+    ]
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,11 +8,10 @@ Laws
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
+from msgspec.structs import replace
 
 from .protocol import Closed, Row
 from .status import Totals, Traffic
@@ -21,11 +20,10 @@ RECENT = 20
 """Newest versions of each sphere that are kept one by one: a delay that begins now shows within so many."""
 
 MICRO = 1_000_000
-MOST_S = 3e7
+MOST_S, SUM_MOST_S = 3e7, 1e12
 
 
-@dataclass(frozen=True)
-class Lap:
+class Lap(msgspec.Struct, frozen=True, gc=False):
     """One version as one sphere made it: how long, waiting for whom, how much of its own."""
 
     at: tuple[int, int]
@@ -37,11 +35,10 @@ class Lap:
     tokens: int
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(msgspec.Struct, frozen=True, gc=False):
     """All of one sphere's versions in sums, and the newest one by one, the oldest first."""
 
-    totals: Totals = field(default_factory=Totals)
+    totals: Totals = msgspec.field(default_factory=Totals)
     laps: tuple[Lap, ...] = ()
     newest: tuple[int, int] = (0, -1)
     """Whose traffic and round trips are held."""
@@ -56,9 +53,9 @@ def booked(account: Account, row: Row) -> Account:
             return account
         lap = Lap(at, sound(row.seconds), row.slowest, row.own_units, row.own_samples, row.own_weight)
         totals = _with_lap(totals, lap, row.attempts)
-        laps = tuple(sorted((*laps, lap), key=lambda each: each.at)[-RECENT:])
-    if at >= account.newest:
-        totals = msgspec.structs.replace(
+        laps = _with_newest(laps, lap)
+    if at >= account.newest and (row.traffic or row.round_trips):
+        totals = replace(
             totals,
             traffic=row.traffic or totals.traffic,
             round_trips=sound(row.round_trips) or totals.round_trips,
@@ -68,26 +65,29 @@ def booked(account: Account, row: Row) -> Account:
 
 def closed(account: Account, closing: Closed) -> Account:
     """The account at the sphere's end, with its last traffic. Said twice it counts once."""
-    totals = msgspec.structs.replace(account.totals, traffic=closing.traffic or account.totals.traffic)
+    totals = replace(account.totals, traffic=closing.traffic or account.totals.traffic)
     return saved(Account(totals, account.laps, account.newest), closing.save_s)
 
 
 def saved(account: Account, save_s: float) -> Account:
     """The account once the model is written. Said twice it counts once."""
     save = sound({"save": save_s}) if save_s else {}
-    totals = msgspec.structs.replace(account.totals, seconds={**account.totals.seconds, **save})
+    totals = replace(account.totals, seconds={**account.totals.seconds, **save})
     return Account(totals, account.laps, account.newest)
 
 
 def held_up(account: Account, wait_s: float) -> Account:
     """The account of a sphere for which another has waited so long."""
-    held_up_s = added_s((account.totals.held_up_s, wait_s))
-    return Account(msgspec.structs.replace(account.totals, held_up_s=held_up_s), account.laps, account.newest)
+    if wait_s <= 0:
+        return account
+    held_up_s = _plus_s(account.totals.held_up_s, wait_s)
+    return Account(replace(account.totals, held_up_s=held_up_s), account.laps, account.newest)
 
 
 def wait_s(row: Row) -> float:
     """How long the row's sphere waited for the slowest one."""
-    return sound(row.seconds).get("wait", 0.0)
+    waited_s = row.seconds.get("wait", 0.0)
+    return waited_s if 0 <= waited_s < MOST_S else 0.0
 
 
 def merged(parts: Iterable[Totals]) -> Totals:
@@ -128,23 +128,38 @@ def sound(seconds: dict[str, float]) -> dict[str, float]:
 
 def added_s(seconds: Iterable[float]) -> float:
     """A sum that does not depend on the order: of whole microseconds."""
-    return sum(round(value * MICRO) for value in seconds if 0 <= value < math.inf) / MICRO
+    return sum(round(value * MICRO) for value in seconds if 0 <= value < SUM_MOST_S) / MICRO
+
+
+def _plus_s(one: float, other: float) -> float:
+    """The same of two that are durations."""
+    return (round(one * MICRO) + round(other * MICRO)) / MICRO
 
 
 def _is_booked(laps: tuple[Lap, ...], at: tuple[int, int]) -> bool:
+    if not laps or at > laps[-1].at:
+        return False
     return any(lap.at == at for lap in laps) or (len(laps) == RECENT and at < laps[0].at)
+
+
+def _with_newest(laps: tuple[Lap, ...], lap: Lap) -> tuple[Lap, ...]:
+    late = laps and lap.at < laps[-1].at
+    return tuple(sorted((*laps, lap), key=lambda each: each.at)[-RECENT:]) if late else (*laps[1 - RECENT :], lap)
 
 
 def _with_lap(totals: Totals, lap: Lap, attempts: int) -> Totals:
     """What `merged` makes of these and one lap: every row of every sphere comes by here."""
-    return msgspec.structs.replace(
+    seconds = dict(totals.seconds)
+    for name, value in lap.seconds.items():
+        seconds[name] = _plus_s(seconds.get(name, 0.0), value)
+    return replace(
         totals,
         versions=totals.versions + 1,
         micro_batches=totals.micro_batches + lap.micro_batches,
         samples=totals.samples + lap.samples,
         tokens=totals.tokens + lap.tokens,
         retries=totals.retries + max(attempts - 1, 0),
-        seconds=_seconds((totals.seconds, lap.seconds)),
+        seconds=seconds,
     )
 
 
@@ -172,6 +187,7 @@ def _level(level: int, parts: list[Traffic]) -> Traffic:
         up=sum(part.up for part in parts),
         down=sum(part.down for part in parts),
         least=sum(part.least for part in parts),
+        states=sum(part.states for part in parts),
         seconds=added_s(part.seconds for part in parts),
     )
 

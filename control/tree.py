@@ -27,6 +27,7 @@ ALONE = "1"
 _COUNT = re.compile(r"[1-9][0-9]*")
 _GRID = re.compile(r"[0-9]+(x[0-9]+)*")
 _ANYWHERE = re.compile(r"\*:([1-9][0-9]{0,4})")
+WAIT_FOR_MOST = 99_999
 NAME_MOST = 64
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _FORMS = "write N, AxB like 2x2, or path:N,… like eu/a:2,us/b:1"

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import msgspec
+from msgspec.structs import replace
 
-from .changed import changed
 from .epochs import Epoch, after
 from .protocol import Row
 from .status import Best, Progress
@@ -26,14 +25,12 @@ WINDOW = 64
 RECENT = 21
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     row: Row
     sphere: int
 
 
-@dataclass(frozen=True)
-class Conflict:
+class Conflict(msgspec.Struct, frozen=True):
     """Two spheres hold different weights for one version."""
 
     version: int
@@ -42,8 +39,7 @@ class Conflict:
     other: Claim
 
 
-@dataclass(frozen=True)
-class Pace:
+class Pace(msgspec.Struct, frozen=True):
     """Work of some versions, and the seconds of their steps."""
 
     versions: int
@@ -53,19 +49,18 @@ class Pace:
     step_s: float
 
 
-@dataclass(frozen=True)
-class Versions:
+class Versions(msgspec.Struct, frozen=True):
     """All rows so far, the newest of them in full."""
 
-    claims: dict[int, Claim] = field(default_factory=dict)
+    claims: dict[int, Claim] = msgspec.field(default_factory=dict)
     rivals: tuple[Claim, ...] = ()
     """Rows that differ from the claim of their version, which is not agreed yet."""
     held: int = -1
     agreed: int = -1
     newest: Row | None = None
     conflict: Conflict | None = None
-    epoch: Epoch = field(default_factory=Epoch)
-    progress: Progress = field(default_factory=Progress)
+    epoch: Epoch = msgspec.field(default_factory=Epoch)
+    progress: Progress = msgspec.field(default_factory=Progress)
     recent_s: tuple[float, ...] = ()
     """Seconds of the last steps, as their first reporters measured them."""
     longest_s: float = 0.0
@@ -108,7 +103,7 @@ class Versions:
 def founded(versions: Versions, row: Row, sphere: int) -> Versions:
     """The start position's version: everybody holds it, by roll call or by fetching it, so it is agreed."""
     claims = {row.version: Claim(row, sphere), **versions.claims}
-    return changed(
+    return replace(
         versions,
         claims=claims,
         newest=versions.newest or row,
@@ -133,7 +128,7 @@ def reported(versions: Versions, sphere: int, row: Row, exact: bool, known: Row 
         held += 1
     claims = {version: claim for version, claim in claims.items() if version > held - WINDOW}
     seconds = row.seconds.get("step") or 0.0
-    return changed(
+    return replace(
         versions,
         claims=claims,
         rivals=tuple(rival for rival in versions.rivals if rival.row.version >= row.version - 1),
@@ -152,16 +147,16 @@ def _compared(versions: Versions, old: Claim, new: Claim, exact: bool) -> Versio
     version = old.row.version
     what = differs(old.row, new.row) if exact else ""
     if what and version <= versions.agreed:
-        return changed(versions, conflict=versions.conflict or Conflict(version, what, old, new))
+        return replace(versions, conflict=versions.conflict or Conflict(version, what, old, new))
     if what:
         known = any(rival.sphere == new.sphere and rival.row.version == version for rival in versions.rivals)
-        return versions if known else changed(versions, rivals=(*versions.rivals, new))
+        return versions if known else replace(versions, rivals=(*versions.rivals, new))
     lacks = (old.row.digest is None and new.row.digest is not None) or (
         old.row.check is None and new.row.check is not None
     )
     if lacks and version in versions.claims:
         merged = Claim(filled_in(old.row, new.row), old.sphere)
-        return changed(versions, claims={**versions.claims, version: merged})
+        return replace(versions, claims={**versions.claims, version: merged})
     return versions
 
 
@@ -181,7 +176,7 @@ def settled(versions: Versions, reached: Mapping[int, int]) -> Claim | None:
 def settle(versions: Versions, sphere: int, row: Row) -> Versions:
     """The claim of a version becomes this row; its rivals are over."""
     rivals = tuple(rival for rival in versions.rivals if rival.row.version != row.version)
-    return changed(versions, claims={**versions.claims, row.version: Claim(row, sphere)}, rivals=rivals)
+    return replace(versions, claims={**versions.claims, row.version: Claim(row, sphere)}, rivals=rivals)
 
 
 def obeying(versions: Versions, version: int, in_force: int) -> Versions:
@@ -189,9 +184,9 @@ def obeying(versions: Versions, version: int, in_force: int) -> Versions:
     claim = versions.claims.get(version)
     if claim is None or claim.row.in_force >= in_force:
         return versions
-    row = msgspec.structs.replace(claim.row, in_force=in_force)
+    row = replace(claim.row, in_force=in_force)
     claims = {**versions.claims, version: Claim(row, claim.sphere)}
-    return changed(versions, claims=claims)
+    return replace(versions, claims=claims)
 
 
 def _progressed(progress: Progress, row: Row) -> Progress:

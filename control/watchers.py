@@ -6,6 +6,7 @@ how many lines that were. So whoever does not read costs control no memory, and 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ class Watchers:
     def heard(self, identity: bytes, count: float | None) -> None:
         """How many lines of the story this client has read so far."""
         reader = self.watching.get(identity)
-        if reader is not None and count is not None:
+        if reader is not None and count is not None and math.isfinite(count):
             reader.heard(int(count))
 
     def wait_for(self, identity: bytes, ask: Ask, number: int) -> None:

@@ -12,6 +12,8 @@ from .errors import WireError
 from .protocol import Refused, ToClient, ToControl, ToSphere
 
 MAX_FRAME_BYTES = 1 << 20
+FROM_CONTROL_BYTES_MOST = 16 << 20
+"""To spheres and clients: control has proved who it is, and a View, or `health`, names every sphere."""
 
 _encoder = msgspec.msgpack.Encoder()
 _to_control: msgspec.msgpack.Decoder[ToControl] = msgspec.msgpack.Decoder(ToControl)
@@ -41,12 +43,12 @@ def decode_at_control(frame: bytes) -> ToControl:
 
 def decode_at_sphere(frame: bytes) -> ToSphere:
     """What control sent to a sphere. Raises WireError."""
-    return _decode(_to_sphere, frame)
+    return _decode(_to_sphere, frame, FROM_CONTROL_BYTES_MOST)
 
 
 def decode_at_client(frame: bytes) -> ToClient:
     """What control sent to a client. Raises WireError."""
-    return _decode(_to_client, frame)
+    return _decode(_to_client, frame, FROM_CONTROL_BYTES_MOST)
 
 
 def decode_at_newcomer(frame: bytes) -> Enrolled | Briefed | CheckedUp | Refused:
@@ -54,9 +56,9 @@ def decode_at_newcomer(frame: bytes) -> Enrolled | Briefed | CheckedUp | Refused
     return _decode(_to_newcomer, frame)
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[T], frame: bytes) -> T:
-    if len(frame) > MAX_FRAME_BYTES:
-        raise WireError(f"a frame of {len(frame)} bytes; at most {MAX_FRAME_BYTES} are read [LW506]")
+def _decode(decoder: msgspec.msgpack.Decoder[T], frame: bytes, most: int = MAX_FRAME_BYTES) -> T:
+    if len(frame) > most:
+        raise WireError(f"a frame of {len(frame)} bytes; at most {most} are read [LW506]")
     try:
         return decoder.decode(frame)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -76,6 +76,15 @@ class DataConfig(Section):
 
     path: str = text("")
     sequence_length: int = whole(128, least=1, most=2**20)  # bytes in a sample
+    fingerprint: str = text("")  # as a sphere proves it: other data are refused, wherever they are; empty: not known
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fingerprint and not re.fullmatch(r"[0-9a-f]{64}", self.fingerprint):
+            raise ConfigError(
+                f"DataConfig.fingerprint must be a sha256 of 64 hexadecimal digits, or empty, "
+                f"got {shown(self.fingerprint)} [LW002]"
+            )
 
 
 @dataclass(frozen=True)

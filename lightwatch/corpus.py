@@ -9,6 +9,7 @@ a held-out one is ever trained on. A single file gives its end instead.
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -76,11 +77,41 @@ class Corpus:
         digest.update(self.held_out)
         return digest.hexdigest()
 
+    def fingerprint_of(self, part: str, sequence_length: int) -> str:
+        """sha256 over both parts, the sequence length and which part this is: what a sphere proves of its data."""
+        return hashlib.sha256(f"{self.fingerprint} {sequence_length} {part}".encode()).hexdigest()
+
     def __str__(self) -> str:
         skipped = f", {self.skipped} binary files left out" if self.skipped else ""
         return (
             f"{_files(self.files)}, {len(self.text)} bytes to train on; {_files(self.held_out_files)}, "
             f"{len(self.held_out)} bytes held out{skipped}; sha256 {self.fingerprint[:12]}"
+        )
+
+
+def refuse_absent(source: Source) -> None:
+    """Raise DataError if no file is there, or one that may not be read. Looks at names, and reads nothing."""
+    found, _ = _find(source)
+    if not found:
+        raise DataError(
+            f"{_spoken(source)} holds no file: name a text file, or a folder or pattern that holds some [LW102]"
+        )
+    for path in found.values():
+        if not os.access(path, os.R_OK):
+            raise DataError(f"the data file {_spoken(path)} can't be read: {os.strerror(errno.EACCES)} [LW101]")
+
+
+def is_there(path: str) -> bool:
+    """Whether anything is at this path or matches it as a pattern, be it no text; "" is on every machine."""
+    return path == "" or os.path.exists(path) or bool(glob.glob(path, recursive=True))
+
+
+def refuse_other(source: Source, fingerprint: str, wanted: str) -> None:
+    """Raise DataError unless the data have the fingerprint that the run wants; an empty one: any will do."""
+    if wanted and fingerprint != wanted:
+        raise DataError(
+            f"{_spoken(source)} holds other data than the run's: expected fingerprint {wanted[:12]}, got "
+            f"{fingerprint[:12]}; put a copy of the run's own files there, or name one with --data PATH [LW106]"
         )
 
 

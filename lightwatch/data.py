@@ -165,7 +165,7 @@ class TextData(Dataset[tuple[Tensor, Tensor]]):
         text = self.corpus.text if part == "train" else self.corpus.held_out
         self.bytes = len(text)
         self._tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else torch.empty(0)
-        self._fingerprint = hashlib.sha256(f"{self.corpus.fingerprint} {sequence_length} {part}".encode()).hexdigest()
+        self._fingerprint = self.corpus.fingerprint_of(part, sequence_length)
 
     def __len__(self) -> int:
         return max(0, self.bytes - 1) // self.sequence_length

@@ -14,6 +14,7 @@ from torch import nn
 from .arithmetic import settle_arithmetic, settle_cublas
 from .checkpoint import save_model
 from .config import RunConfig, TrainingConfig, dumps
+from .corpus import refuse_other
 from .data import TextData
 from .errors import StateError
 from .files import write_whole
@@ -32,6 +33,7 @@ def build(run: RunConfig, sync: Sync | None = None, scheduler: Schedule | None =
     torch.manual_seed(run.training.seed)
     model = GPT(run.model)
     data = TextData(run.data.path, run.data.sequence_length)
+    refuse_other(run.data.path, data.fingerprint, run.data.fingerprint)
     held_out = data.held_out()
     evaluated = held_out if len(held_out) else None
     return Trainer(model, data, run.training, eval_data=evaluated, sync=sync, scheduler=scheduler)

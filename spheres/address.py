@@ -6,7 +6,9 @@ Spheres dial out to control, so the way to it is known to work; whoever has anot
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
@@ -19,6 +21,17 @@ FAMILIES = (socket.AF_INET, socket.AF_INET6)
 def own_address(control: str, interface: str = "") -> str:
     """Sends nothing. Raises ConfigError: no such interface, one without an address, or no way to control."""
     return _of_interface(interface) if interface else _towards(control)
+
+
+def network_stack() -> str:
+    """Which one this process is on: the kernel's boot and the network namespace. Who shares it is on the same host, and
+    reaches what listens there without any network; another container is another host. By name where there is no /proc.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.stat('/proc/self/ns/net').st_ino}"
+    except OSError:
+        return socket.gethostname()
 
 
 def every_address() -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from control.brief import BRIEF_S, brief
+from control.brief import BRIEF_S, brief, brief_by_line
 from control.enrol import enrol
 from control.entrance import Briefed
 from control.errors import KeyRefused
@@ -47,6 +47,8 @@ def enter_by_line(line: str, folder: str = "", data: str = "", wait_s: float = B
     own_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
     with _one_at_a_time(own_folder() / f"{wanted.run_id}.lock"):
         had = own_key(wanted.run_id, "sphere").exists()
+        if not had:
+            _refuse_other_run(wanted, wait_s)
         key = enrol(line, timeout_s=wait_s)
         try:
             told = brief(wanted.address, read_key(key), wait_s)
@@ -56,6 +58,19 @@ def enter_by_line(line: str, folder: str = "", data: str = "", wait_s: float = B
             key = enrol(line, timeout_s=wait_s, anew=True)
             told = brief(wanted.address, read_key(key), wait_s)
     return _entered(told, wanted.address, str(key), folder, data)
+
+
+def _refuse_other_run(line: JoinLine, wait_s: float) -> None:
+    """Raise KeyRefused if the line was put together from two; nothing of it is used up by that."""
+    try:
+        told = brief_by_line(line, wait_s)
+    except KeyRefused:
+        return  # who enrols hears why; and one who has, and missed the answer, may again
+    if told.run_id != line.run_id:
+        raise KeyRefused(
+            f"the join line is of run {line.run_id}, control at {line.address} has run {told.run_id}: paste a line of "
+            "that run, whole [LW545]"
+        )
 
 
 def enter(control: str, key: str = "", folder: str = "", data: str = "", wait_s: float = BRIEF_S) -> Entry:

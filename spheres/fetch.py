@@ -41,6 +41,7 @@ class StateCorrupted(FetchBroken):
 class Fetch:
     """One fetch. partial: what has come so far, also after `run` raised; None before the manifest.
 
+    came_bytes: so far, whether they were right or not.
     kept: of an earlier fetch; gone on with if its manifest is the same. silence_s: a donor without a sign for so long
     is dead. over: asked some ten times in silence_s; once it says yes, nobody needs the state any more.
     """
@@ -49,6 +50,7 @@ class Fetch:
         self, donor: Member, key: Key, kept: Partial | None, silence_s: float, over: Callable[[], bool]
     ) -> None:
         self.partial: Partial | None = None
+        self.came_bytes = 0
         self._donor = donor
         self._key = key
         self._kept = kept
@@ -117,6 +119,7 @@ class Fetch:
                 self._ask(data, number)
 
     def _take(self, frame: bytes, larder: Larder) -> None:
+        self.came_bytes += len(frame)
         try:
             reply = _decoder.decode(frame)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -1,7 +1,8 @@
 """A DEALER socket that is watched, and a bell that wakes whoever waits at it.
 
 Two heartbeats keep it honest; this is the one of libzmq's own I/O thread, which knows no GIL: it answers and sends
-ZMTP pings, and they stop only with the process. The context is the line's own, so that closing ends that thread too.
+ZMTP pings, and they stop only with the process. Control hangs up where neither a word nor a ping has come for its own
+silence_s: it is to be the same as here. The context is the line's own, so that closing ends that thread too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from control.handshakes import EVENTS, Handshakes
 from control.keyfile import KeyFile, lock
-from control.wire import MAX_FRAME_BYTES
+from control.wire import FROM_CONTROL_BYTES_MOST
 
 LINGER_MS = 1000
 TRIES = 50
@@ -48,10 +49,9 @@ class Line:
         lock(self.socket, key)
         self.socket.setsockopt(zmq.LINGER, LINGER_MS)
         self.socket.setsockopt(zmq.IPV6, int("[" in address))
-        self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, FROM_CONTROL_BYTES_MOST)
         self.socket.setsockopt(zmq.HEARTBEAT_IVL, max(silence_ms // 5, 1))
         self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, silence_ms)
-        self.socket.setsockopt(zmq.HEARTBEAT_TTL, silence_ms)
         self.socket.setsockopt(zmq.RECONNECT_IVL, max(min(50, silence_ms // 5), 1))
         self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, max(silence_ms // 5, 1))
         # Else a connection that was begun while nothing came through waits for the kernel, which asks ever more rarely.

@@ -32,6 +32,7 @@ from control.keyfile import KeyFile
 from control.protocol import (
     LEFT,
     Beat,
+    Dial,
     FromSphere,
     Generation,
     Hello,
@@ -42,11 +43,12 @@ from control.protocol import (
     StoreRequest,
     ToSphere,
     Welcome,
+    without_paces,
 )
 from control.wire import decode_at_sphere, encode
 from lightwatch.errors import LightwatchError, RunEnded
 
-from . import points
+from . import dial, points
 from .line import LINGER_MS, Line, is_address
 from .outbox import Outbox
 from .state import Heard, Standing, hear, move
@@ -284,7 +286,6 @@ class Link:
         return Beat(
             **standing,
             number=self._beats,
-            echo=self._heard.tick,
             incarnation=self._heard.incarnation,
             rss_bytes=self._process.memory_info().rss,
             cpu_s=time.process_time(),
@@ -332,7 +333,7 @@ class Link:
         """Hello; after a broken connection with what this sphere knows, for control may be another process now."""
         heard, memory = self._heard, self._memory
         if memory is not None:
-            memory = msgspec.structs.replace(memory, orders=list(heard.orders))
+            memory = msgspec.structs.replace(memory, orders=without_paces(heard.orders))
         return msgspec.structs.replace(
             self._hello,
             sphere=heard.sphere,
@@ -364,6 +365,9 @@ class Link:
         if isinstance(message, StoreReply):
             if message.request in self._replies:
                 self._replies[message.request] = message
+            return
+        if isinstance(message, Dial):
+            dial.answer(message, self.send)
             return
         if isinstance(message, Welcome):
             self._superseded = message.incarnation < self._heard.incarnation

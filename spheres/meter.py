@@ -6,12 +6,15 @@ Payload, counted where it is handed to gloo. Added up over spheres it is what a 
   an all-reduce            (n - 1) tensors up and as many down for the n members, a share of 1/n at each
   a record to the leader   as it is sent
 The least for a finished version is one gradient up and one down for each member but the leader.
+
+States that are fetched go from larder to larder; who fetched books them, at the node where its way to the donor turns.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from itertools import takewhile
 
 from control.status import Traffic
 
@@ -19,15 +22,16 @@ from .levels import LevelPlan
 
 
 class Meter:
-    """Of one sphere, over all its generations. Any thread may book."""
+    """Of the sphere at `path`, over all its generations. Any thread may book."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str = "") -> None:
+        self._path = path
         self._lock = threading.Lock()
         self._lines: dict[tuple[int, str], Traffic] = {}
 
     def handed(self, plan: LevelPlan, *, up: int = 0, down: int = 0, seconds: float = 0.0) -> None:
         """Book bytes of one collective, and the time until it had ended."""
-        self._book(plan, Traffic(level=plan.level, node=plan.node, up=up, down=down, seconds=seconds))
+        self._book(Traffic(level=plan.level, node=plan.node, up=up, down=down, seconds=seconds))
 
     def reduced_everywhere(self, plan: LevelPlan, size: int, seconds: float) -> None:
         """Book an all-reduce of a tensor of so many bytes."""
@@ -41,23 +45,30 @@ class Meter:
                 least = 2 * _share(plan, gradient_bytes)
             else:
                 least = gradient_bytes if plan.rank else gradient_bytes * (len(plan.members) - 1)
-            self._book(plan, Traffic(level=plan.level, node=plan.node, least=least))
+            self._book(Traffic(level=plan.level, node=plan.node, least=least))
+
+    def fetched(self, donor: str, size: int) -> None:
+        """Book bytes of a state that came from the sphere at that path."""
+        ways = zip(self._path.split("/"), donor.split("/"), strict=False)
+        shared = [mine for mine, _ in takewhile(lambda both: both[0] == both[1], ways)]
+        self._book(Traffic(level=len(shared), node="/".join(shared), states=size))
 
     def lines(self) -> list[Traffic]:
         """The ledger so far, from the root level down."""
         with self._lock:
             return [self._lines[key] for key in sorted(self._lines)]
 
-    def _book(self, plan: LevelPlan, more: Traffic) -> None:
-        key = (plan.level, plan.node)
+    def _book(self, more: Traffic) -> None:
+        key = (more.level, more.node)
         with self._lock:
-            line = self._lines.get(key, Traffic(level=plan.level, node=plan.node))
+            line = self._lines.get(key, Traffic(level=more.level, node=more.node))
             self._lines[key] = Traffic(
-                level=plan.level,
-                node=plan.node,
+                level=more.level,
+                node=more.node,
                 up=line.up + more.up,
                 down=line.down + more.down,
                 least=line.least + more.least,
+                states=line.states + more.states,
                 seconds=line.seconds + more.seconds,
             )
 

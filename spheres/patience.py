@@ -26,12 +26,12 @@ def wait_for_control(
     silent_s = 0.0
     told_s = began_s = time.monotonic()
     while True:
-        tick = link.heard.tick
+        ticks = link.heard.ticks
         try:
             return link.wait(pick, silence_s, to)
         except ControlSilent as error:
             now_s = time.monotonic()
-            silent_s = silent_s + silence_s if link.heard.tick == tick else 0.0
+            silent_s = silent_s + silence_s if link.heard.ticks == ticks else 0.0
             if silent_s >= gone_s:
                 raise
             if now_s - told_s >= TOLD_EVERY_S:

@@ -17,16 +17,18 @@ from lightwatch.snapshot import Snapshot
 from .fetch import Fetch, FetchBroken
 from .folder import Folder
 from .larder import Larder
+from .meter import Meter
 from .stock import Partial, Whole
 
 
 class Provision:
-    """Of one sphere. The trainer's thread alone calls it."""
+    """Of one sphere. The trainer's thread alone calls it. meter: where it books what it fetched."""
 
-    def __init__(self, larder: Larder, folder: Folder, silence_s: float) -> None:
+    def __init__(self, larder: Larder, folder: Folder, silence_s: float, meter: Meter) -> None:
         self._larder = larder
         self._folder = folder
         self._silence_s = silence_s
+        self._meter = meter
         self._own: Callable[[], Snapshot] | None = None
         self._partial: Partial | None = None
         self._partial_at: Position | None = None
@@ -67,6 +69,7 @@ class Provision:
         try:
             return wanted.run(self._larder).snapshot()
         finally:
+            self._meter.fetched(donor.path, wanted.came_bytes)
             if wanted.partial is not None:
                 self._partial, self._partial_at = wanted.partial, go.position
 

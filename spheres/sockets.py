@@ -17,6 +17,8 @@ import threading
 
 from torch.distributed import ProcessGroupGloo
 
+from control.descriptors import opened
+
 _looking = threading.Lock()
 """Per process: a look makes duplicates, which another thread must not take for what it looks for."""
 
@@ -29,7 +31,7 @@ def listen(address: str) -> tuple[ProcessGroupGloo.Device, int]:
         new = [number for number, inode in _descriptors().items() if inode not in before]
         for number in new:
             try:
-                with _opened(number) as copy:
+                with opened(number) as copy:
                     if _is_listener(copy):
                         return device, int(copy.getsockname()[1])
             except OSError:  # another thread's, closed meanwhile
@@ -43,7 +45,7 @@ def connections(port: int, ports: set[int]) -> dict[int, str]:
     with _looking:
         for number, inode in _descriptors().items():
             try:
-                with _opened(number) as copy:
+                with opened(number) as copy:
                     if copy.family in (socket.AF_INET, socket.AF_INET6) and not _is_listener(copy):
                         if copy.getsockname()[1] == port or copy.getpeername()[1] in ports:
                             found[number] = inode
@@ -69,16 +71,6 @@ def _descriptors() -> dict[int, str]:
     return found
 
 
-def _opened(descriptor: int) -> socket.socket:
-    """A duplicate to ask and to shut by, never kept. Raises OSError if the number is no socket's any more."""
-    copy = os.dup(descriptor)
-    try:
-        return socket.socket(fileno=copy)
-    except OSError:
-        os.close(copy)
-        raise
-
-
 def _is_listener(copy: socket.socket) -> bool:
     """gloo ends the process if its listener is shut down, so it must never be."""
     return bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
@@ -97,7 +89,7 @@ def shut(descriptor: int, inode: str) -> None:
     try:
         with _looking:
             if os.readlink(f"/proc/self/fd/{descriptor}") == inode:
-                with _opened(descriptor) as copy:
+                with opened(descriptor) as copy:
                     if not _is_listener(copy):
                         copy.shutdown(socket.SHUT_RDWR)
     except OSError:  # closed or broken already: whoever was blocked on it knows

@@ -20,6 +20,7 @@ import msgspec
 from control.deal import counts, staying
 from control.protocol import (
     NO_GENERATION,
+    Dial,
     End,
     Expelled,
     Generation,
@@ -100,9 +101,8 @@ class Heard:
     """The newest."""
     over: SaveOver | None = None
     """Of the save that ended last."""
-    tick: int = 0
-    """The newest Tick.number of this incarnation."""
-    rows_held: int = 0
+    ticks: int = 0
+    """How often control has ticked: while that rises, control lives."""
 
     @property
     def sphere(self) -> int:
@@ -144,7 +144,7 @@ def hear(heard: Heard, message: ToSphere) -> Heard:
             fits = heard.view is not None and message.generation == heard.view.generation and heard.go is None
             return replace(heard, go=message) if fits else heard
         case Tick():
-            return _hear_tick(heard, message)
+            return _raise_to(heard, message.incarnation, ticks=heard.ticks + 1)
         case Orders():
             orders = _append(heard.orders, message.orders)
             return heard if orders is heard.orders else _raise_to(heard, message.incarnation, orders=orders)
@@ -154,34 +154,33 @@ def hear(heard: Heard, message: ToSphere) -> Heard:
             return replace(heard, over=message)
         case End():
             return replace(heard, end=message) if heard.end is None else heard
-        case StoreReply():
+        case StoreReply() | Dial():
             return heard
     assert_never(message)
 
 
 def _raise_to(heard: Heard, incarnation: int, **change: object) -> Heard:
-    """`change` from a control of `incarnation`: dropped if it is an older one; a newer one counts its ticks anew."""
+    """`change` from a control of `incarnation`: dropped if it is an older one."""
     if incarnation < heard.incarnation:
         return heard
-    if incarnation > heard.incarnation:
-        change = {"tick": 0, **change}
     return replace(heard, incarnation=incarnation, **change)  # type: ignore[arg-type]
 
 
 def _hear_view(heard: Heard, view: View) -> Heard:
     if view.generation < heard.generation:
         return heard
-    orders = _append(heard.orders, view.orders)
     if view.generation == heard.generation:
+        orders = _append(heard.orders, view.orders)
         return heard if orders is heard.orders else replace(heard, orders=orders)
+    orders = _append(_paced_as(view.orders, heard.orders), view.orders)
     return _raise_to(heard, view.generation[0], view=view, go=None, orders=orders)
 
 
-def _hear_tick(heard: Heard, tick: Tick) -> Heard:
-    if (tick.incarnation, tick.number) <= (heard.incarnation, heard.tick):
-        return heard
-    rows_held = max(heard.rows_held, tick.rows_held)
-    return _raise_to(heard, tick.incarnation, tick=tick.number, rows_held=rows_held)
+def _paced_as(told: Sequence[Wanted], orders: tuple[Wanted, ...]) -> tuple[Wanted, ...]:
+    """What is known already, with the paces that a View tells to all members: they must deal alike, also those who
+    knew of others, which a View leaves out."""
+    known = (msgspec.structs.replace(ours, paces=theirs.paces) for ours, theirs in zip(orders, told, strict=False))
+    return (*known, *orders[len(told) :])
 
 
 def _append(orders: tuple[Wanted, ...], more: Iterable[Wanted]) -> tuple[Wanted, ...]:

@@ -6,11 +6,11 @@ Laws
   1. Before it starts a worker, the former one at this path of this host is dead, whoever started it; its number goes
      along, and is control's proof.
   2. A worker does not outlive it (launch.py), nor it the launcher: stdin is the launcher's pipe.
-  3. Its stdout is for the launcher, one JSON line an item: {"started": path, "pid": n} the first worker,
-     {"again": path, "pid": n, "why": how the former ended} each later one, {"working": path, "pid": n} once it made a
-     version, {"exited": path, "pid": n, "code": n or null, "signal": n or null} (both null: nobody knows),
-     {"printed": path, "text": one line of its stdout}, {"gave_up": path, "why": a sentence}.
-     {"leaving": path, "why": the signal's name}.
+  3. Its stdout is for the launcher, one JSON line an item, and where there is none for people, in words (news.py):
+     {"started": path, "pid": n} the first worker, {"again": path, "pid": n, "why": how the former ended} a later one,
+     {"working": path, "pid": n} once it made a version, {"exited": path, "pid": n, "code": n or null, "signal": n or
+     null} (both null: nobody knows), {"printed": path, "text": one line of its stdout}, {"gave_up": path, "why": a
+     sentence}, {"leaving": path, "why": the signal's name}.
   4. Its exit code is the worker's last: 0 done, also if it was terminated by order; 1 or 2 the run failed and control
      knows why; 1 also if it gave up.
   5. SIGTERM or SIGUSR1 asks its sphere to leave (control/leaving.py), and no other is started: 0 once that is done. A
@@ -34,6 +34,7 @@ from control import crash
 from . import handover, pids, restart
 from .launch import ASKED
 from .life import Life
+from .news import spoken, spoken_end
 from .post import Post
 
 LOOK_S = (0.1, 1.0)
@@ -265,8 +266,9 @@ class Supervisor:
     # ---------------------------------------------------------------- words, and the end
 
     def _report(self, item: dict[str, object]) -> None:
-        """One line to the launcher, whole: a signal may cut a write short. If nobody reads, the lifeline tells us."""
-        line = json.dumps(item).encode() + b"\n"
+        """One line, whole: a signal may cut a write short. If nobody reads, the lifeline tells us."""
+        said = json.dumps(item) if self._post.template else spoken(item)
+        line = said.encode(errors="replace") + b"\n" if said else b""
         try:
             while line:
                 line = line[os.write(1, line) :]
@@ -334,17 +336,3 @@ class OwnTemplate:
         if self._process.stdin is not None:
             self._process.stdin.close()
         pids.reap_orphans(())
-
-
-def spoken_end(code: int | None) -> str:
-    """How a worker ended, in a few words."""
-    if code is None:
-        return "ended"
-    if code == restart.ANEW:
-        return "asked to be started anew"
-    if code >= 0:
-        return f"ended with code {code}"
-    try:
-        return f"ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"ended by signal {-code}"

@@ -86,7 +86,8 @@ class TreeSync:
         self._link = link
         self._run_id = run_id
         self._silence_s = silence_s
-        self._provision = Provision(larder, folder, silence_s)
+        self._meter = Meter(link.path)
+        self._provision = Provision(larder, folder, silence_s, self._meter)
         self._folder = folder
         self._pulse = pulse
         self._config: TrainingConfig | None = None
@@ -95,7 +96,6 @@ class TreeSync:
         self._view: View | None = None
         self._go: Go | None = None
         self._wires: Wires | None = None
-        self._meter = Meter()
         self._gradient_bytes = 0
         self._shares: Shares | None = None
         self._lookout: Lookout | None = None

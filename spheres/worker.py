@@ -24,7 +24,7 @@ from lightwatch.saver import Home
 from lightwatch.sync import Sick
 from lightwatch.trace import Trace
 
-from .address import own_address
+from .address import network_stack, own_address
 from .folder import Folder
 from .graves import Worn
 from .larder import Larder
@@ -146,6 +146,7 @@ def _hello(run_id: str, path: str, former: int, larder: Larder) -> Hello:
         port=larder.port,
         nonce=uuid.uuid4().hex,
         larder_key=larder.key,
+        stack=network_stack(),
     )
 
 

@@ -64,7 +64,7 @@ DEFAULTS: dict[type, dict[str, object]] = {
         "dropout": 0.0,
         "tied": False,
     },
-    DataConfig: {"path": "", "sequence_length": 128},
+    DataConfig: {"path": "", "sequence_length": 128, "fingerprint": ""},
     ControlConfig: {"tree": "2x2", "listen": "tcp://127.0.0.1:*", "silence_s": 1.0, "checkpoint_at": ""},
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lightwatch.corpus import Corpus, Source, is_held_out
+from lightwatch.corpus import Corpus, Source, is_held_out, is_there
 from lightwatch.errors import DataError
 
 
@@ -213,3 +213,12 @@ def test_a_name_that_is_not_utf8_is_read_like_any_other(tmp_path: Path) -> None:
     tree(tmp_path, plain=b"plain " * 9)
     corpus = Corpus.read(tmp_path, 8)
     assert len(corpus.text) + len(corpus.held_out) == 135
+
+
+def test_whether_data_are_there_is_asked_of_their_name_alone(tmp_path: Path) -> None:
+    """A file, a folder or a pattern that matches, whatever it holds; the standard library's source always is."""
+    tree(tmp_path, a__b__nul=b"\0")
+    for there in ("", str(tmp_path), str(tmp_path / "a" / "b" / "nul"), str(tmp_path / "**" / "n?l")):
+        assert is_there(there)
+    for absent in (str(tmp_path / "text"), str(tmp_path / "*.txt")):
+        assert not is_there(absent)

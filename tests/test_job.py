@@ -60,6 +60,18 @@ def test_text_too_short_to_hold_any_out_is_trained_without_an_evaluation(tmp_pat
         job.build(run_config(tmp_path / "nowhere.txt"))
 
 
+def test_data_that_the_config_does_not_mean_are_not_trained_on(text: Path, tmp_path: Path) -> None:
+    """Where it names their fingerprint: the same bytes will do under another name, a single other byte will not."""
+    fingerprint = job.build(run_config(text)).data.fingerprint
+    named = config.merge(run_config(text), data={"fingerprint": fingerprint})
+    copy, other = tmp_path / "copy.txt", tmp_path / "other.txt"
+    copy.write_bytes(text.read_bytes())
+    other.write_bytes(text.read_bytes()[:-1] + b"!")
+    assert job.build(config.merge(named, data={"path": str(copy)})).data.fingerprint == fingerprint
+    with pytest.raises(DataError, match=rf"other\.txt' holds other data.*expected .*{fingerprint[:12]}.*LW106"):
+        job.build(config.merge(named, data={"path": str(other)}))
+
+
 def test_what_is_left_is_the_model_and_what_it_says(text: Path, tmp_path: Path) -> None:
     """The file gives the same digest in a fresh model; the sample follows from the seed; no sample without a GPT."""
     trainer = job.build(run_config(text))

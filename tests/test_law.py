@@ -53,6 +53,7 @@ FIELDS: list[tuple[type, str, list[object], list[object]]] = [
     (GPTConfig, "tied", [True, False], [1, 0, "true", None, 1.0]),
     (DataConfig, "path", ["", "/a b/c*", "ü"], NO_TEXT),
     (DataConfig, "sequence_length", [1, 1024], [0, 2**20 + 1, *NO_INTEGER]),
+    (DataConfig, "fingerprint", ["", "0a" * 32], ["0a", "0A" * 32, "0a" * 33, "0a" * 32 + "\n", *NO_TEXT]),
     (ControlConfig, "tree", ["", "2x2", "a/b:2,c:1", "2xx"], NO_TEXT),
     (
         ControlConfig,

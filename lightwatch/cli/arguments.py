@@ -15,6 +15,8 @@ from ..trace import STEPS, WARM
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_TREE = "2x2"
+NEAR = 0.7
+"""How alike two words are whose letters were mixed up, or of which one was left out; 1: the same."""
 _WHERE = "a run's folder, made by train or run (default: the newest under ./runs)"
 _PROFILE_HELP = (
     f"write what each sphere does in {STEPS} steps from version {WARM} on, earlier if the run ends before, "
@@ -29,7 +31,20 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         sentence = re.sub(r"^argument (\S+): ", lambda found: f"{found[1].split('/')[0]}: ", message)
-        raise ConfigError(f"{sentence}; see `{self.prog} --help` [LW001]")
+        raise ConfigError(f"{_with_what_is_near(sentence)}; see `{self.prog} --help` [LW001]")
+
+
+def _with_what_is_near(sentence: str) -> str:
+    """Argparse's sentence about a word that is none of those to choose from; where one or two of them are near, with
+    these alone."""
+    found = re.fullmatch(r"(.*)invalid choice: '(.*)' \(choose from (.*)\)", sentence, re.DOTALL)
+    if found is None:
+        return sentence
+    from difflib import get_close_matches
+
+    choices = [word.strip("'") for word in found[3].split(", ")]  # bare in later Pythons
+    near = get_close_matches(found[2], choices, n=2, cutoff=NEAR)
+    return f"{found[1]}there is no '{found[2]}', perhaps {' or '.join(near)} is meant" if near else sentence
 
 
 def build_parser(version: str) -> Parser:
@@ -62,8 +77,7 @@ def build_parser(version: str) -> Parser:
     _add_where(restore)
     restore.add_argument("--name", metavar="NAME", default="", help="of its folder (default: the newest)")
     drain = _command(commands, "drain", "have a sphere leave: the others take its work, and nothing is computed twice")
-    drain.add_argument("path", metavar="PATH", help="of the sphere in the tree, or of a node for all below it")
-    _add_where(drain)
+    _add_path(drain, "of the sphere in the tree, or of a node for all below it")
     _add_terms(commands)
     _add_sample(_command(commands, "sample", "let a trained model write"))
     _add_run(_command(commands, "run", "run your own script on a tree"))
@@ -82,11 +96,13 @@ def parse(argv: list[str], version: str) -> argparse.Namespace:
     """Read the command line. Raises ConfigError; SystemExit only for --help and --version."""
     parser = build_parser(version)
     found, unknown = parser.parse_known_args(argv)
-    if unknown:  # the whole command line's parser would say this, and point to its own help
-        parser.prog = f"{parser.prog} {found.command or ''}".rstrip()
+    parser.prog = f"{parser.prog} {found.command or ''}".rstrip()  # whose help a mistake points to
+    if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if found.command is None:
         parser.error("a command is missing: train, status, stop, sample, run, chaos, checkpoints…; --help has them all")
+    if "flagged_path" in found:
+        _settle_path(found, parser)
     return found
 
 
@@ -152,7 +168,7 @@ def _add_join(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--at", metavar="PATH", default=None, help=at_help)
     interface_help = "by which other machines' spheres reach these (default: the one that leads to control)"
     parser.add_argument("--interface", metavar="IF", default="", help=interface_help)
-    data_help = "where the data is on this machine, if elsewhere than on control's; its content must be the same"
+    data_help = "where the data is on this machine, if elsewhere than on control's; other content is refused"
     parser.add_argument("--data", metavar="PATH", default="", help=data_help)
     parser.add_argument("--dir", metavar="DIR", default="", help="a folder for the run (default: runs/RUN)")
     parser.add_argument("--quiet", action="store_true", help="say only how it ended")
@@ -181,23 +197,45 @@ def _add_where(parser: argparse.ArgumentParser) -> None:
     _add_debug(parser)
 
 
+def _add_path(parser: argparse.ArgumentParser, help_text: str) -> None:
+    """A path, by its place before DIR or by its flag: `_settle_path` sees to it that one of them was given."""
+    parser.add_argument("path", metavar="PATH", nargs="?", default=None, help=help_text)
+    _add_where(parser)
+    parser.add_argument(
+        "--path",
+        metavar="PATH",
+        dest="flagged_path",
+        default=None,
+        help="in place of PATH; what stands alone is then DIR",
+    )
+
+
+def _settle_path(found: argparse.Namespace, parser: Parser) -> None:
+    """With the flag what stands alone is DIR."""
+    if found.flagged_path is not None:
+        if found.dir is not None:
+            parser.error(f"unrecognized arguments: {found.dir}")
+        found.dir, found.path = found.path, found.flagged_path
+    if found.path is None:
+        parser.error("the following arguments are required: PATH")
+    del found.flagged_path
+
+
 def _add_terms(commands: argparse._SubParsersAction[Parser]) -> None:
     """What takes a word of its own."""
     terminate = _command(commands, "terminate", "end one sphere of a run for good; the others go on without it")
-    terminate.add_argument("--path", metavar="PATH", required=True, help="where it is in the tree")
-    _add_where(terminate)
+    _add_path(terminate, "where it is in the tree")
     spawn = _command(commands, "spawn", "have a sphere again where one was terminated")
-    spawn.add_argument("--path", metavar="PATH", required=True, help="where it is in the tree")
-    _add_where(spawn)
+    _add_path(spawn, "where it is to be in the tree")
     rate = _command(commands, "lr", "give the schedule another base learning rate")
     rate.add_argument("--rate", metavar="RATE", type=float, required=True, help="a number above 0")
     _add_where(rate)
     wait = _command(commands, "wait", "wait until a run has a version, or is in a state")
     one = wait.add_mutually_exclusive_group(required=True)
-    one.add_argument("--version", metavar="N", type=_whole, default=None, help="this one, or a later one")
+    one.add_argument("--version", metavar="N", type=_count, default=None, help="this one, or a later one")
     states = ("initializing", "running", "paused", "stopping", "stopped")
     one.add_argument("--state", choices=states, default=None, help="what it is to be")
-    wait.add_argument("--timeout", metavar="S", type=float, default=3600.0, help="seconds at most (default: 3600)")
+    wait.add_argument("--timeout", metavar="S", type=_seconds, default=3600.0, help="seconds at most (default: 3600)")
     _add_where(wait)
 
 
@@ -314,6 +352,22 @@ def _whole(text: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,19}", text):  # int() would also take ' 1_0' and other scripts' digits
         raise argparse.ArgumentTypeError(f"expected a whole number, got {_short(text)}")
     return int(text)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {_short(text)}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:  # a NaN is not
+        raise argparse.ArgumentTypeError(f"expected seconds, a number of at least 0, got {_short(text)}")
+    return seconds
 
 
 def _span(text: str) -> tuple[int, int]:

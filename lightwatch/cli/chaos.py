@@ -21,7 +21,7 @@ from .chaos_run import Trained, follow
 from .folder import RUNS, RunFolder
 from .rows import read_rows
 from .signals import Signals
-from .terminal import Terminal
+from .terminal import Terminal, spoken_count
 
 if TYPE_CHECKING:
     from control.crash import Point
@@ -50,7 +50,8 @@ def chaos(arguments: argparse.Namespace) -> int:
                 raise ConfigError(pair.last_word("clean"))
             raise LightwatchError(f"the clean run failed, so there is nothing to compare with: {clean.reason} [LW902]")
         step_s = pair.clean_step_s()
-        terminal.say(f"clean: {arguments.steps} versions, {step_s:.3f} s a step; now the same with {len(plan)} faults")
+        faults = spoken_count(len(plan), "fault")
+        terminal.say(f"clean: {arguments.steps} versions, {step_s:.3f} s a step; now the same with {faults}")
         ended = pair.run("chaos", plan, paths, step_s, signals, point.text if point else "")
     outcome = pair.outcome(clean, ended, len(plan) + (point is not None))
     found = as_object(outcome)

@@ -10,8 +10,9 @@ from ..checkpoints import Found, checkpoints_in, is_of_a_step, prune, why_damage
 from ..config import RunConfig, load
 from ..errors import ConfigError
 from ..manifest import MANIFEST, read_manifest
-from .folder import DiskError
-from .terminal import Terminal
+from .elsewhere import elsewhere
+from .folder import DiskError, RunFolder
+from .terminal import Terminal, spoken_count
 
 DONE, NOT_WHOLE = 0, 1
 
@@ -52,7 +53,7 @@ def verify(arguments: argparse.Namespace, terminal: Terminal) -> int:
         damaged += bool(why)
         rows.append(as_row(each) | {"whole": not why, "why": why or ""})
         terminal.tell(f"{each.path.name}: damaged: {why}" if why else f"{each.path.name}: whole")
-    terminal.tell(f"{len(found) - damaged} of {len(found)} checkpoints are what was written")
+    terminal.tell(f"whole: {len(found) - damaged} of {spoken_count(len(found), 'checkpoint')}")
     terminal.emit({"folder": str(folder), "checkpoints": rows, "whole": len(found) - damaged, "damaged": damaged})
     return NOT_WHOLE if damaged else DONE
 
@@ -92,7 +93,7 @@ def thin(arguments: argparse.Namespace, terminal: Terminal) -> int:
             raise DiskError(f"{folder} can't be changed: {error.strerror or error} [LW604]") from None
     for path in gone:
         terminal.tell(f"{path.name}: removed")
-    terminal.tell(f"{len(gone)} of {len(found)} checkpoints removed")
+    terminal.tell(f"{len(gone)} of {spoken_count(len(found), 'checkpoint')} removed")
     return DONE
 
 
@@ -108,7 +109,10 @@ def meant(name: str) -> tuple[Path, list[Found]]:
         return path, [Found(path, read_manifest(path))]
     config = path / "config.toml"
     folder = path / load(config, RunConfig()).training.checkpoint_dir if config.is_file() else path
-    return folder, checkpoints_in(folder)
+    found = checkpoints_in(folder)
+    if not found and (there := elsewhere(RunFolder(path, ""))):
+        raise ConfigError(f"{name}: there are no checkpoints here: {there} [LW606]")
+    return folder, found
 
 
 def spoken(found: Found) -> str:

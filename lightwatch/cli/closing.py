@@ -9,12 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..errors import code_of
+from .before import saved_version
 from .costs import spoken_level, spoken_link, spoken_shares
+from .elsewhere import elsewhere
 from .folder import RunFolder
+from .record import follows_its_config
 from .terminal import Terminal
 from .view import spoken_s
 
 SAMPLE_LINES_MOST = 12
+NUMBERS = ("LW301", "LW302", "LW303")
+"""Failures that come from config, data and seed alone: who goes on from a checkpoint meets them again."""
 
 
 def tell_end(terminal: Terminal, folder: RunFolder, summary: dict[str, Any]) -> None:
@@ -119,13 +125,31 @@ def _tell_next(terminal: Terminal, folder: RunFolder, summary: dict[str, Any]) -
     if summary["status"] == "completed" and summary["bits_per_byte"] is not None:
         other = "1" if summary["tree"] != "1" else "2x2"
         again = f"{_command()} train --config {shlex.quote(_near(folder.config))} --tree {other}"
-        commands.append((again, "the same digest on another tree"))
+        if follows_its_config(folder):
+            commands.append((again, "the same digest on another tree"))
+        else:
+            commands.append((f"{_command()} verify {near}", "compute it again, with what was ordered"))
+    commands += _going_on(folder, summary)
     if summary["status"] == "failed":
         commands.append((f"ls {shlex.quote(_near(folder.logs))}", "what each process said"))
     if commands:
         terminal.say("next:")
     for command, purpose in commands:
         terminal.say(f"  {command:<58}  # {purpose}")
+    if summary["status"] == "stopped" and (there := elsewhere(folder)):
+        terminal.say(f"{'' if commands else 'next: '}{there}")
+
+
+def _going_on(folder: RunFolder, summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The command that goes on with a run that is not done, if something was saved from which that is of use."""
+    status = summary["status"]
+    if status not in ("stopped", "failed") or code_of(summary["reason"]) in NUMBERS:
+        return []
+    version = saved_version(folder)
+    if version is None:
+        return []
+    purpose = f"go on from version {version}" + (", once the cause is mended" if status == "failed" else "")
+    return [(f"{_command()} train --resume {shlex.quote(_near(folder.path))}", purpose)]
 
 
 def _command() -> str:

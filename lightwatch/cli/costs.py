@@ -35,13 +35,15 @@ def spoken_link(name: str, round_trip_s: float) -> str:
 
 
 def spoken_level(level: Mapping[str, float | None], versions: int) -> str:
-    """A level's `up` and `down`, a step, and `ratio`: how many times the least that was needed. Empty without any."""
+    """A level's `up` and `down`, a step, and `ratio`: how many times the least that was needed; and the `states` that
+    were fetched over it in all. Empty without any."""
     up, down, ratio = level.get("up") or 0, level.get("down") or 0, level.get("ratio")
+    states = f"{spoken_bytes(level.get('states') or 0)} of states fetched" if level.get("states") else ""
     if not versions or not up + down:
-        return ""
+        return f"level {level['level']}: {states}" if states else ""
     ratio_told = f" ({ratio:.2f} times the least)" if ratio is not None else ""
     carried = f"{spoken_bytes(up / versions)} up and {spoken_bytes(down / versions)} down a step"
-    return f"level {level['level']}: {carried}{ratio_told}"
+    return f"level {level['level']}: {carried}{ratio_told}{', ' if states else ''}{states}"
 
 
 def spoken_trouble(found: Status) -> list[str]:
@@ -59,7 +61,7 @@ def spoken_costs(found: Status) -> list[str]:
     shares = spoken_shares(found.recent.seconds)
     versions = max((sphere.totals.versions for sphere in found.spheres), default=0)
     levels = (
-        {"level": level.level, "up": level.up, "down": level.down, "ratio": level.ratio}
+        {"level": level.level, "up": level.up, "down": level.down, "ratio": level.ratio, "states": level.states}
         for level in found.totals.traffic
     )
     carried = (spoken_level(level, versions) for level in levels)

@@ -70,12 +70,12 @@ class Sphere:
 class Crew:
     """`open` and `start` make the processes, `look` keeps them, `end` leaves none.
 
-    amiss: the first thing that went wrong for good, a sentence. begun: whether a worker was ever started. working: how
+    troubles: what went wrong for good, a sentence each. begun: whether a worker was ever started. working: how
     many workers have made a version.
     """
 
     def __init__(self, folder: RunFolder, view: View) -> None:
-        self.amiss = ""
+        self.troubles: list[str] = []
         self.begun = False
         self.working = 0
         self._folder = folder
@@ -120,6 +120,11 @@ class Crew:
     @property
     def paths(self) -> list[str]:
         return list(self._spheres)
+
+    @property
+    def amiss(self) -> str:
+        """The first thing that went wrong for good; empty: nothing did."""
+        return self.troubles[0] if self.troubles else ""
 
     @property
     def left(self) -> int:
@@ -207,9 +212,9 @@ class Crew:
             if sphere.lost_at_s is None:
                 self._view.note(f"sphere {path} was lost, its supervisor {spoken_end(code)}; both are started anew")
                 sphere.lost_at_s = now_s
-        elif code not in FINAL and not self.amiss and not (self._leaving and code == -signal.SIGTERM):
+        elif code not in FINAL and not (self._leaving and code == -signal.SIGTERM):
             what = f"the supervisor of sphere {path} (pid {sphere.kept.child.pid}) {spoken_end(code)}"
-            self.amiss = coded(what, "LW410")
+            self.troubles.append(coded(what, "LW410"))
 
     # ---------------------------------------------------------------- what supervisors say
 
@@ -245,8 +250,8 @@ class Crew:
             sphere.lost_at_s = None
         elif "leaving" in item:
             self._view.note(f"sphere {path} leaves, asked to by {item['why']}; the run goes on without it")
-        elif "gave_up" in item and not self.amiss:
-            self.amiss = item["why"]
+        elif "gave_up" in item:
+            self.troubles.append(item["why"])
         elif "exited" in item:
             self._worker_ended(path, sphere, item)
 
@@ -258,10 +263,10 @@ class Crew:
             if sphere.lost_at_s is None and self._needed:
                 self._view.note(f"sphere {path} {how}; it is started anew")
                 sphere.lost_at_s = time.monotonic()
-        elif code and not self.amiss:
+        elif code:
             said = last_line(self._folder.log(path), records=False)
             what = f"sphere {path} (pid {item['pid']}) {how}"
-            self.amiss = coded(f"{what}: {said}" if said else what, "LW406")
+            self.troubles.append(coded(f"{what}: {said}" if said else what, "LW406"))
 
     # ---------------------------------------------------------------- the end
 

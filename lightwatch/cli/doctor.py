@@ -124,7 +124,7 @@ class Examination:
         self._look_at_disk(run or RunConfig())
         if run is not None:
             found.step_bytes = SUM_BYTES * parameters(run.model)
-            found.data = run.data.path
+            found.data, found.data_wanted = run.data.path, run.data.fingerprint
             from spheres.meeting import Meeting
 
             with ExitStack() as stack, Meeting() as meeting:
@@ -287,7 +287,8 @@ class Proving:
 
     def __init__(self, folder: Path, run: RunConfig) -> None:
         file = folder / "config.toml"
-        write_whole(file, dumps(run).encode())
+        anything = merge(run, data={"fingerprint": ""})  # other data are told beside all else that differs
+        write_whole(file, dumps(anything).encode())
         self._out = tempfile.TemporaryFile()
         command = [sys.executable, "-m", "lightwatch.cli.doctor_probe", str(file)]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._out, stderr=subprocess.DEVNULL)

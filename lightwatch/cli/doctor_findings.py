@@ -82,6 +82,7 @@ class Findings:
     wanted: the interface that was named; empty: none was. places: (interface, address), what spheres here would be
     reached at first. contacts: this doctor's, by the other's name. met: the newest card of each other doctor. knocks:
     at spheres, by (address, port). step_bytes: of the sums of one step. data: the path; empty: Python's own source.
+    data_wanted: the fingerprint that the run's config names; empty: it names none.
     """
 
     control: str
@@ -97,6 +98,7 @@ class Findings:
     proof: Proof = Proof()
     wanted: str = ""
     data: str = ""
+    data_wanted: str = ""
     step_bytes: int = 0
     places: list[tuple[str, str]] = field(default_factory=list)
     contacts: dict[str, Contact] = field(default_factory=dict)

@@ -163,16 +163,18 @@ def _proof(found: Findings) -> list[Check]:
         if any(trouble.name in ("data", "fingerprint") for trouble in found.troubles):
             return []
         return [_note("fingerprint", "not told in time: many data, or a busy machine; try again with --wait 60")]
-    references = {"the run": found.told.fingerprint} if found.told.fingerprint else {}
-    if not references:
-        references = {_called(other): other.fingerprint for other in _here(found) if other.fingerprint}
+    if found.told.fingerprint:
+        return _compared(found, "the run", found.told.fingerprint)
+    wanted = [_data(found, "the run", {"data": found.data_wanted})] if found.data_wanted else []
+    references = {_called(other): other.fingerprint for other in _here(found) if other.fingerprint}
     if not references:
         nobody = "nobody to compare with: no sphere, no other doctor"
         return [
             _note("fingerprint", f"{len(here)} fields, probe {here.get('probe', '')[:12]}; {nobody}"),
-            _note("data", f"hash {here.get('data', '')[:12]}; {nobody}"),
+            *(wanted or [_note("data", f"hash {here.get('data', '')[:12]}; {nobody}")]),
         ]
-    return [check for whose, there in references.items() for check in _compared(found, whose, there)]
+    checks = [check for whose, there in references.items() for check in _compared(found, whose, there)]
+    return [*wanted, *(check for check in checks if not wanted or check.name != "data")]
 
 
 def _compared(found: Findings, whose: str, there: dict[str, str]) -> list[Check]:
@@ -200,7 +202,7 @@ def _compared(found: Findings, whose: str, there: dict[str, str]) -> list[Check]
 
 def _data(found: Findings, whose: str, there: dict[str, str]) -> Check:
     here = found.proof.fingerprint
-    if all(here.get(name) == there.get(name) for name in OF_DATA):
+    if all(here.get(name) == there[name] for name in OF_DATA if name in there):
         return _ok("data", f"hash {here.get('data', '')[:12]}, as that of {whose}", whose)
     what = found.data or "the standard library's source of this Python"
     text = f"{what} has another hash ({here.get('data', '')[:12]}) than {whose}'s data ({there.get('data', '')[:12]})"

@@ -107,22 +107,23 @@ class RunFolder:
         return secrets.token_hex(4)
 
     @classmethod
-    def choose(cls, out: str | None) -> RunFolder:
-        """The folder that a new run will use; raises ConfigError if it can't be that one. Makes nothing."""
+    def choose(cls, out: str | None, flag: str = "--out") -> RunFolder:
+        """The folder that a new run will use; raises ConfigError if it can't be that one, which the flag has named.
+        Makes nothing."""
         run_id = cls.new_id()
         if out is None:
             return cls(Path(RUNS, f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{run_id}").absolute(), run_id)
         if out == "" or "\0" in out:
-            raise ConfigError(f"--out needs a folder's name, got {out!r} [LW001]")
+            raise ConfigError(f"{flag} needs a folder's name, got {out!r} [LW001]")
         folder = Path(out).absolute()
         try:
             if folder.is_dir():
-                _refuse_unless_empty(folder)
+                _refuse_unless_empty(folder, flag)
             elif os.path.lexists(folder):
-                raise ConfigError(f"--out {out}: this is not a folder; name a new one or an empty one [LW602]")
-            _refuse_unless_writable(folder)
+                raise ConfigError(f"{flag} {out}: this is not a folder; name a new one or an empty one [LW602]")
+            _refuse_unless_writable(folder, flag)
         except OSError as error:
-            raise ConfigError(f"--out {out}: {error.strerror or error}; name another folder [LW602]") from None
+            raise ConfigError(f"{flag} {out}: {error.strerror or error}; name another folder [LW602]") from None
         return cls(folder, run_id)
 
     def make(self, config: str) -> None:
@@ -218,19 +219,19 @@ def is_disk_trouble(error: OSError) -> bool:
     return error.errno in DISK_ERRORS
 
 
-def _refuse_unless_empty(folder: Path) -> None:
+def _refuse_unless_empty(folder: Path, flag: str) -> None:
     with os.scandir(folder) as entries:
         inside = next((entry for entry in entries if entry.name != "keys"), None)  # drawn for the run to come
     if inside is not None:
         raise ConfigError(
-            f"--out {folder}: the folder is not empty (it holds {inside.name}); name a new or empty one [LW602]"
+            f"{flag} {folder}: the folder is not empty (it holds {inside.name}); name a new or empty one [LW602]"
         )
 
 
-def _refuse_unless_writable(folder: Path) -> None:
+def _refuse_unless_writable(folder: Path, flag: str) -> None:
     """Look at the nearest folder that exists: there the new one will be made."""
     nearest = next(path for path in [folder, *folder.parents] if path.exists())
     if not nearest.is_dir():
-        raise ConfigError(f"--out {folder}: {nearest} is not a folder; name another one [LW602]")
+        raise ConfigError(f"{flag} {folder}: {nearest} is not a folder; name another one [LW602]")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ConfigError(f"--out {folder}: no permission to write in {nearest}; name another folder [LW602]")
+        raise ConfigError(f"{flag} {folder}: no permission to write in {nearest}; name another folder [LW602]")

@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+from ..corpus import refuse_absent
 from ..errors import ConfigError
 from .crew import Crew, Duty
 from .folder import RunFolder
@@ -31,6 +32,8 @@ def join(arguments: argparse.Namespace) -> int:
     if arguments.spheres is not None and not 1 <= arguments.spheres <= SPHERES_MOST:
         raise ConfigError(f"--spheres must be 1 to {SPHERES_MOST}, got {arguments.spheres} [LW002]")
     script = (check_script(arguments.script[0]), *arguments.script[1:]) if arguments.script else ()
+    if arguments.data:
+        refuse_absent(arguments.data)  # before the line is used
     place = host_path(os.environ) if arguments.at is None else arguments.at
     try:
         _check_place(place)
@@ -98,6 +101,7 @@ class Machine:
         self._folder = folder
         self._terminal = terminal
         self._crew = Crew(folder, PlainView(terminal, -1, 1))
+        self._told = 0
 
     def run(self, paths: list[str], duty: Duty) -> int:
         """The first signal asks the spheres to leave in good order, a second one ends them at once."""
@@ -110,6 +114,7 @@ class Machine:
                 while self._crew.left:
                     signals.wait(self._pause_s(), *self._crew.descriptors)
                     self._crew.look(time.monotonic(), self._crew.working, needed=not told)
+                    self._tell_troubles()
                     if len(signals.received) > 1:
                         break
                     if signals.received and not told:
@@ -121,6 +126,12 @@ class Machine:
                 self._crew.end()
         return self._code(left, signals.received)
 
+    def _tell_troubles(self) -> None:
+        """At once, and not when the last sphere here has ended: control, which knows them too, is elsewhere."""
+        for trouble in self._crew.troubles[self._told :]:
+            self._terminal.complain(trouble)
+        self._told = len(self._crew.troubles)
+
     def _pause_s(self) -> float:
         now = time.monotonic()
         return max(0.0, min([TICK_S, *(at_s - now for at_s in self._crew.again_at_s)]))
@@ -130,8 +141,8 @@ class Machine:
             self._terminal.tell("ended at once by a second signal")
             return 130 if signal.SIGINT in received else 1
         worst = max((code if code >= 0 else 1 for code in self._crew.codes), default=1)
-        if worst:
-            self._terminal.complain(self._crew.amiss or "the run failed; control says why [LW410]")
-        else:
+        if worst and not self._told:
+            self._terminal.complain("the run failed; control says why [LW410]")
+        elif not worst:
             self._terminal.tell("the spheres here have left the run" if received else "the run is over")
         return worst

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError, LightwatchError, coded
+from .comings import Comings
 from .crew import Crew, Duty
 from .invite import join_line
 from .kept import Kept
@@ -49,13 +50,14 @@ class Launch:
         self._stop_ordered = self._stop_told = False
         self._trouble_at_s: float | None = None
         self._amiss = ""
-        self._version = -1
+        self._version = max((row["version"] for row in self._tail.read()), default=-1)  # told already, by who made it
         self._control_lost_at_s: float | None = None
         self._crew = Crew(settings.folder, view)
         self._spawned = spawns(settings.folder)
         self._spawns_read_s = 0.0
         self._control: Kept | None = None
         self._control_process: Any = None
+        self._comings: Comings | None = None
 
     def run(self) -> Ended:
         """Start, watch, end. Raises ConfigError if control refuses the address, LightwatchError if it can't start."""
@@ -68,6 +70,8 @@ class Launch:
             self._view.opened(self._control_process.address, self._folder.client_key)
             if self._settings.machines:
                 self._invite()
+            if not self._settings.paths:
+                self._tell_comings()
             duty = self._duty()
             for path in self._settings.paths:
                 self._crew.start(path, duty)
@@ -78,6 +82,8 @@ class Launch:
         finally:
             self._end_all()
             self._tail.close()
+            if self._comings is not None:
+                self._comings.close()
 
     # ---------------------------------------------------------------- beginnings
 
@@ -121,6 +127,13 @@ class Launch:
         several = f"{self._settings.machines} machines" if self._settings.machines > 1 else "one machine"
         self._view.printed(f"on each machine:\n\n  lightwatch join '{line}'\n")
         self._view.note(f"(a secret, good for an hour and {several}; `lightwatch keys token` prints another)")
+
+    def _tell_comings(self) -> None:
+        """All spheres are elsewhere: nobody here would see them come and go."""
+        from control.tree import wait_for
+
+        address, expected = self._control_process.address, wait_for(self._settings.tree)
+        self._comings = Comings(address, self._folder.client_key, expected, self._view.note)
 
     def _duty(self) -> Duty:
         return Duty(

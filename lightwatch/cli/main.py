@@ -17,6 +17,8 @@ from .arguments import parse
 from .terminal import Terminal
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+TYPED = ("LW001", "LW002")
+"""The codes of what can't be meant as it was typed."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,8 +30,8 @@ def main(argv: list[str] | None = None) -> int:
         return _dispatch(arguments)
     except SystemExit as leaving:  # --help and --version
         return leaving.code if isinstance(leaving.code, int) else DONE
-    except KeyboardInterrupt:
-        Terminal().complain("interrupted")
+    except KeyboardInterrupt as interrupted:
+        Terminal().complain(str(interrupted) or "interrupted")
         return INTERRUPTED
     except BaseException as error:
         if debug:
@@ -77,10 +79,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 
 
 def is_users(error: BaseException) -> bool:
-    """Whether the user's input or environment is to blame, and not the run."""
+    """Whether the user's input or environment is to blame, and not the run; also if it was control that said so."""
     from .._beside import ForeignPackageError
 
-    return isinstance(error, ConfigError | DataError | ForeignPackageError)
+    return getattr(error, "code", "") in TYPED or isinstance(error, ConfigError | DataError | ForeignPackageError)
 
 
 def _flush() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .orders import refuse_unreachable
 from .status import as_builtins, spoken_status
-from .terminal import Terminal
+from .terminal import Terminal, spoken_count
 from .view import spoken_s
 from .where import find
 
@@ -67,5 +67,6 @@ def spoken_node(node: NodeStats) -> str:
     """One node in a line: what its spheres did, and where their time went."""
     name, done = node.path or ".", node.totals
     times = f"busy {spoken_s(node.busy_s)}, wait {spoken_s(node.wait_s)}, sync {spoken_s(node.sync_s)}"
-    work = f"{done.micro_batches:,} micro-batches, {done.samples:,} samples, {done.retries} retries"
-    return f"{name:<12} {node.spheres} spheres: {work}; {times}; {node.bytes / 1e6:,.1f} MB"
+    work = f"{spoken_count(done.micro_batches, 'micro-batch')}, {spoken_count(done.samples, 'sample')}"
+    spheres, retries = spoken_count(node.spheres, "sphere"), f"{done.retries} retries"
+    return f"{name:<12} {spheres}: {work}, {retries}; {times}; {node.bytes / 1e6:,.1f} MB"

@@ -31,6 +31,18 @@ def is_over(folder: RunFolder) -> bool:
         return False
 
 
+def follows_its_config(folder: RunFolder) -> bool:
+    """Whether its config alone gives the same weights: nothing was ordered nor overridden that changed them."""
+    from control.errors import LedgerError
+    from control.record import read_record
+
+    try:
+        record = read_record(folder.ledger)
+    except LedgerError:
+        return False
+    return OVERRIDES not in record.notes and all(order.learning_rate is None for order in record.orders)
+
+
 def spawns(folder: RunFolder) -> Counter[str]:
     """How often a sphere was ordered anew, by its path; nothing is said of a ledger that can't be read just now."""
     from control.errors import LedgerError

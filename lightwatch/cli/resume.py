@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import tomllib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..checkpoints import newest_whole
 from ..config import RunConfig, dumps, load, merge
 from ..errors import ConfigError
+from .before import Before, is_of_a_script, so_far
 from .closing import tell_end
 from .conduct import conduct
+from .elsewhere import elsewhere
 from .folder import RunFolder, existing_run, read_json
 from .record import OVERRIDES, facts_from_ledger
 from .rows import bytes_up_to, read_rows
@@ -36,22 +37,8 @@ from .summary import summarise
 from .terminal import Terminal
 from .verdict import Ended
 
-if TYPE_CHECKING:
-    from control.record import RunRecord
-
 MAY_CHANGE = ("max_steps",)
 """What --override may change: it says nothing about what was done so far."""
-
-
-@dataclass(frozen=True)
-class Before:
-    """What the folder says of the run so far. status: unfinished if whoever kept the ledger was killed. lineage: the
-    newest, and the version at which it began."""
-
-    run_id: str
-    status: str
-    lineage: int = 0
-    lineage_began_at: int = 0
 
 
 def resume(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -66,6 +53,8 @@ def resume(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if before.status == "completed" and not changed:
         return tell_again(settings, terminal)
     point = newest(settings, before)
+    if point.path is None and (there := elsewhere(folder)):
+        raise ConfigError(f"{folder.path}: nothing to go on from is here: {there} [LW606]")
     if changed:
         point = replace(point, lineage=before.lineage + 1)
         refuse_what_is_past(point, run)
@@ -87,7 +76,7 @@ def resume(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def own_config(folder: RunFolder) -> RunConfig:
     """The run's own. Raises ConfigError for a script's run: its model and data are not known here."""
     run = load(folder.config, RunConfig())
-    if "model" not in tomllib.loads(folder.config.read_text(encoding="utf-8")):
+    if is_of_a_script(folder):
         raise ConfigError(
             f"{folder.path}: a script was run there, whose model and data are its own; let the script call "
             f"Trainer.restore({str(folder.path / run.training.checkpoint_dir)!r}) [LW607]"
@@ -133,23 +122,6 @@ def refuse_what_is_past(point: Point, run: RunConfig) -> None:
         raise ConfigError(f"--steps {most}: the run is at version {point.version} already; give more [LW607]")
 
 
-def so_far(folder: RunFolder) -> Before:
-    """The run's number and how it stands. Where the ledger was lost, a checkpoint knows the number."""
-    from control.errors import LedgerError
-    from control.record import read_record
-
-    if folder.ledger.exists():
-        try:
-            record: RunRecord = read_record(folder.ledger)
-        except LedgerError as error:
-            raise ConfigError(str(error)) from None
-        return Before(record.run_id, record.status, record.lineage, record.lineage_began_at)
-    kept = newest_whole(folder.path / load(folder.config, RunConfig()).training.checkpoint_dir).manifest
-    if kept is None:
-        raise ConfigError(f"{folder.path}: neither a ledger nor a checkpoint is left to go on from [LW606]")
-    return Before(kept.run, "unfinished", kept.lineage)
-
-
 def settle(folder: RunFolder, run: RunConfig, arguments: argparse.Namespace) -> Settings:
     """Everything that a new run's settings are judged by, but for its folder."""
     run = merge(run, control=control_flags(arguments))
@@ -183,7 +155,7 @@ def newest(settings: Settings, before: Before) -> Point:
     found = newest_whole(
         settings.folder.path / settings.run.training.checkpoint_dir,
         settings.folder.run_id,
-        lambda manifest: manifest.lineage == before.lineage or manifest.version <= before.lineage_began_at,
+        before.came_by,
     )
     return Point(found.path, found.manifest.version if found.manifest else 0, found.skipped)
 

@@ -10,14 +10,14 @@ from .conduct import conduct
 from .folder import RunFolder
 from .script import check_script
 from .settings import Settings, control_flags, judged_paths, refuse_busy_port, refuse_clashing_logs, refuse_nowhere
-from .terminal import Terminal
+from .terminal import Terminal, spoken_count
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge the script and the flags, then run; the exit code."""
     terminal = Terminal(json_only=arguments.json, quiet=arguments.quiet)
     settings = settle_run(arguments)
-    what = "one process" if settings.alone else f"{len(settings.paths)} spheres, tree {settings.tree}"
+    what = "one process" if settings.alone else f"{spoken_count(len(settings.paths), 'sphere')}, tree {settings.tree}"
     terminal.say(f"run {settings.folder.run_id}: {settings.script[0]} on {what}")
     return conduct(settings, config_text(settings), terminal, log_level=arguments.log_level, debug=arguments.debug)
 

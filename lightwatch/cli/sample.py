@@ -6,6 +6,7 @@ import argparse
 
 from ..config import RunConfig, load
 from ..errors import ConfigError
+from .elsewhere import elsewhere
 from .folder import existing_run
 from .terminal import Terminal
 
@@ -16,7 +17,8 @@ def sample(arguments: argparse.Namespace) -> int:
     """Write prompt and continuation to stdout. Raises ConfigError, DataError."""
     folder = existing_run(arguments.dir)
     if not folder.model.is_file():
-        raise ConfigError(f"{arguments.dir}: there is no model.safetensors; a run writes it when it ends [LW209]")
+        why = elsewhere(folder) or "a run writes it when it ends"
+        raise ConfigError(f"{arguments.dir}: there is no model.safetensors; {why} [LW209]")
     if not 1 <= arguments.length <= LENGTH_MOST:
         raise ConfigError(f"--length must be 1 to {LENGTH_MOST}, got {arguments.length} [LW002]")
     if not 0 <= arguments.seed < 2**63:

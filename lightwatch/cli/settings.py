@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import PRESET, ControlConfig, GPTConfig, RunConfig, load, merge
-from ..corpus import Corpus
+from ..corpus import Corpus, is_there, refuse_other
 from ..errors import ConfigError, DataError
 from .folder import DiskError, RunFolder
 
@@ -27,6 +27,7 @@ class TextFacts:
 
     told: str
     fingerprint: str
+    """As a sphere proves it."""
     zlib_bits_per_byte: float | None
     """What `zlib -9` needs for the held-out bytes; None if none are held out."""
 
@@ -52,6 +53,7 @@ class Settings:
     alone: bool
     folder: RunFolder
     text: TextFacts | None = None
+    """None: a script reads its own, or they are not on this machine."""
     script: tuple[str, ...] = ()
     """The user's script and its arguments; empty for `train`."""
     profile: bool = False
@@ -68,8 +70,11 @@ class Settings:
         return self.run.control.tree
 
 
-def settle_train(arguments: argparse.Namespace) -> Settings:
-    """Judge everything that `lightwatch train` was given. Makes nothing. Raises ConfigError, DataError, DiskError."""
+def settle_train(arguments: argparse.Namespace, *, data_elsewhere: bool = False) -> Settings:
+    """Judge everything that `lightwatch train` was given. Makes nothing. Raises ConfigError, DataError, DiskError.
+
+    data_elsewhere: nobody trains on this machine, so the data need not be here; what is here is judged.
+    """
     run = resolve(arguments)
     folder = RunFolder.choose(arguments.out)
     paths, alone = judged_paths(run.control, folder)
@@ -78,7 +83,8 @@ def settle_train(arguments: argparse.Namespace) -> Settings:
         refuse_nowhere(run.control, paths)
         refuse_busy_port(run.control.listen)
     refuse_full_disk(folder.path, run.model)
-    return Settings(run, paths, alone, folder, read_text(run), profile=arguments.profile)
+    text = None if data_elsewhere and not is_there(run.data.path) else read_text(run)
+    return Settings(run, paths, alone, folder, text, profile=arguments.profile)
 
 
 def refuse_nowhere(control: ControlConfig, paths: tuple[str, ...]) -> None:
@@ -195,9 +201,11 @@ def read_text(run: RunConfig) -> TextFacts:
         corpus = Corpus.read(run.data.path, run.data.sequence_length)
     except OSError as error:
         raise DataError(f"--data {run.data.path[:80]}: {error.strerror or error} [LW101]") from None
+    fingerprint = corpus.fingerprint_of("train", run.data.sequence_length)
+    refuse_other(run.data.path, fingerprint, run.data.fingerprint)
     where = run.data.path or "the standard library's source"
     bits = 8 * len(zlib.compress(corpus.held_out, 9)) / len(corpus.held_out) if corpus.held_out else None
-    return TextFacts(f"{where}: {corpus}", corpus.fingerprint, bits)
+    return TextFacts(f"{where}: {corpus}", fingerprint, bits)
 
 
 def _given_path(text: str) -> str:

@@ -137,7 +137,7 @@ def costs(totals: dict[str, Totals], rows: list[Row]) -> dict[str, Any]:
         "waited_for": _rounded(dict(sorted(waited.items(), key=lambda item: -item[1]))),
         "slowest": slowest.path if slowest else None,
         "traffic": [
-            {name: getattr(each, name) for name in ("level", "up", "down", "least")}
+            {name: getattr(each, name) for name in ("level", "up", "down", "least", "states")}
             | {"ratio": _rounded_to(each.ratio)}
             for each in whole.traffic
         ],

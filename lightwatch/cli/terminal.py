@@ -19,7 +19,10 @@ def one_line(text: object) -> str:
 
 
 class Terminal:
-    """Where a command talks. `say` is progress (not with --quiet), `tell` is the result, `complain` an error."""
+    """Where a command talks. `say` is progress (not with --quiet), `tell` is the result, `complain` an error.
+
+    `aside` is what is neither and comes before the result: on stderr, so that stdout has the result alone.
+    """
 
     def __init__(self, *, json_only: bool = False, quiet: bool = False) -> None:
         self.json_only = json_only
@@ -44,6 +47,10 @@ class Terminal:
             text = "\n".join(f" {line}" if line.startswith("{") else line for line in text.split("\n"))
         _write(self.people, text + "\n")
 
+    def aside(self, text: str) -> None:
+        if not self.quiet:
+            _write(sys.stderr, f"lightwatch: {one_line(text)}\n")
+
     def complain(self, text: object) -> None:
         """One line, beginning with the command's name."""
         _write(sys.stderr, f"lightwatch: {one_line(text)}\n")
@@ -52,6 +59,12 @@ class Terminal:
         """The one JSON line, if it was asked for."""
         if self.json_only:
             _write(sys.stdout, json.dumps(summary, allow_nan=False) + "\n")
+
+
+def spoken_count(count: int, what: str) -> str:
+    """1 sphere, 1,000 spheres, 2 micro-batches."""
+    ending = "" if count == 1 else "es" if what.endswith("ch") else "s"
+    return f"{count:,} {what}{ending}"
 
 
 def _write(stream: TextIO, text: str) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..config import RunConfig, dumps, load
+from ..config import RunConfig, dumps, load, merge
 from ..errors import ConfigError
 from .conduct import conduct
+from .elsewhere import elsewhere
 from .folder import RunFolder, read_json
 from .record import is_over
 from .settings import Settings, judged_paths, settle_train
-from .terminal import Terminal
+from .terminal import Terminal, spoken_count
 
 ANYWHERE = "tcp://0.0.0.0:*"
 EXIT = {"completed": 0, "stopped": 0}
@@ -24,21 +25,39 @@ EXIT = {"completed": 0, "stopped": 0}
 def up(arguments: argparse.Namespace) -> int:
     """Judge all input, then run control until the run is over; the exit code. Raises ConfigError, DataError."""
     from control.record import read_record
+    from control.tree import WAIT_FOR_MOST
 
     terminal = Terminal(json_only=arguments.json, quiet=arguments.quiet)
-    if arguments.wait_for < 1 or arguments.machines < 0:
-        raise ConfigError("--wait-for must be at least 1, and --machines at least 0 [LW002]")
+    if not 1 <= arguments.wait_for <= WAIT_FOR_MOST:
+        raise ConfigError(f"--wait-for must be 1 to {WAIT_FOR_MOST}, got {arguments.wait_for} [LW002]")
+    if arguments.machines < 0:
+        raise ConfigError(f"--machines must be at least 0, got {arguments.machines} [LW002]")
     folder = _begun(arguments.dir)
     if folder is not None and is_over(folder):
         status = read_record(folder.ledger).status
-        terminal.tell(f"{folder.path}: this run is over: {status}")
-        return EXIT.get(status, 1)
+        code, there = EXIT.get(status, 1), elsewhere(folder) if status != "completed" else ""
+        over = f"{folder.path}: this run is over: {status}{'; ' if there else ''}{there}"
+        terminal.complain(f"{over} [LW511]") if code else terminal.tell(over)
+        return code
     settings = _settled(arguments) if folder is None else _taken_up(arguments, folder)
     training = settings.run.training
     wait_for = arguments.wait_for if folder is None else 0
-    told = f"waits for {wait_for} {'sphere' if wait_for == 1 else 'spheres'}" if wait_for else "goes on"
-    terminal.say(f"run {settings.folder.run_id}: {training.max_steps} steps, {told}: {settings.folder.path}")
+    told = f"waits for {spoken_count(wait_for, 'sphere')}" if wait_for else "goes on"
+    terminal.say(
+        f"run {settings.folder.run_id}: {spoken_count(training.max_steps, 'step')}, {told}: {settings.folder.path}"
+    )
+    terminal.say(_spoken_data(settings))
     return conduct(settings, dumps(settings.run), terminal, log_level=arguments.log_level, debug=arguments.debug)
+
+
+def _spoken_data(settings: Settings) -> str:
+    """Which data the run is of: those that are here, or if they are not, what the first sphere proves."""
+    data, text = settings.run.data, settings.text
+    where = data.path or "the standard library's source"
+    if not data.fingerprint:
+        return f"data: {where}: not known on this machine, so what the first sphere has is what all others need"
+    told = text.told if text is not None else where
+    return f"data: {told}; a sphere must have these, fingerprint {data.fingerprint[:12]}, unless it runs a script"
 
 
 def _begun(name: str | None) -> RunFolder | None:
@@ -64,25 +83,26 @@ def _settled(arguments: argparse.Namespace) -> Settings:
 
     from control.keys import Keys
 
-    folder = RunFolder.choose(arguments.dir)
+    folder = RunFolder.choose(arguments.dir, "--dir")
     fresh = not Keys(folder.path).exist
     arguments.out, arguments.tree, arguments.profile = str(folder.path), f"*:{arguments.wait_for}", False
     arguments.listen = arguments.listen or ANYWHERE
     try:
         Keys.made(folder.path)
-        return replace(settle_train(arguments), machines=arguments.machines)
+        settings = replace(settle_train(arguments, data_elsewhere=True), machines=arguments.machines)
     except OSError as error:
         raise ConfigError(f"{folder.path}: its keys can't be made: {error.strerror or error} [LW602]") from None
     except Exception:
         if fresh:
             _remove_keys(folder.path)
         raise
+    if settings.text is None:
+        return settings
+    return replace(settings, run=merge(settings.run, data={"fingerprint": settings.text.fingerprint}))
 
 
 def _taken_up(arguments: argparse.Namespace, folder: RunFolder) -> Settings:
     """A run that has begun, as it was begun, at the address at which its spheres look for control."""
-    from ..config import merge
-
     run = load(folder.config, RunConfig())
     card = read_json(folder.address) or {}
     run = merge(run, control={"listen": arguments.listen or str(card.get("address", run.control.listen))})

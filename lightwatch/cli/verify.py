@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import RunConfig, load
+from ..config import RunConfig, load, merge
 from ..errors import ConfigError, DataError
 from .audit import Contradiction, Plan, audit, is_whole
 from .beside import LEDGER, METRICS, SUMMARY, metrics_otherwise, summary_otherwise
 from .folder import RunFolder, existing_run, read_json
 from .rows import read_rows
-from .terminal import Terminal
+from .terminal import Terminal, spoken_count
 from .view import spoken_s
 from .weights import digest_of_v0, digests_of_model
 
@@ -132,7 +132,8 @@ def prepared(
     from .replay import OtherMachineError, Replay, plan_of
 
     try:
-        replay = Replay(run, record, told)
+        any_data = merge(run, data={"fingerprint": ""})  # others are told by what can't be checked with them
+        replay = Replay(any_data, record, told)
     except DataError as error:
         found.refused = str(error)
         found.left_out.append("the counts of samples: the data can't be read")
@@ -326,13 +327,11 @@ def spoken_ledger(counts: dict[str, int]) -> list[str]:
     """What an audit without a contradiction has shown."""
     lines = [f"versions {counts['first']} to {counts['last']} without a gap; each row agrees with itself"]
     if "steps" in counts:
-        lines.append(
-            f"{counts['steps']:,} steps of {counts['micro_batches']} micro-batches, each counted exactly once: "
-            f"{counts['samples']:,} samples, {counts['targets']:,} targets"
-        )
-        lines.append(
-            f"learning rates follow the schedule; {counts['skipped']} steps skipped, {counts['orders']} orders"
-        )
+        steps, each = spoken_count(counts["steps"], "step"), spoken_count(counts["micro_batches"], "micro-batch")
+        what = f"{spoken_count(counts['samples'], 'sample')}, {spoken_count(counts['targets'], 'target')}"
+        lines.append(f"{steps} of {each}, each counted exactly once: {what}")
+        skipped, orders = spoken_count(counts["skipped"], "step"), spoken_count(counts["orders"], "order")
+        lines.append(f"learning rates follow the schedule; {skipped} skipped, {orders}")
     return lines
 
 

@@ -130,7 +130,7 @@ class Played:
         self.socket.connect(address)
         self.generation = (0, 0)
         self.runs = False
-        self.echo = self.beats = self.seen = 0
+        self.beats = self.seen = 0
         self.beaten_s = 0.0
         self.say(Hello(run_id="bench", path=path, pid=os.getpid(), host="bench"))
 
@@ -141,13 +141,11 @@ class Played:
 
     def hear(self) -> None:
         """Take in all that has come, and answer it."""
-        from control.protocol import Expelled, Go, Orders, Position, Proof, Ready, Refused, Tick, View, Welcome
+        from control.protocol import Expelled, Go, Orders, Position, Proof, Ready, Refused, View, Welcome
         from control.wire import decode_at_sphere
 
         while self.socket.poll(0):
             match decode_at_sphere(self.socket.recv()):
-                case Tick(number=number):
-                    self.echo = number
                 case Welcome():
                     self.say(Proof(fingerprint=FINGERPRINT, micro_batches=SPHERES, max_steps=10**9))
                 case View(generation=generation):
@@ -170,7 +168,7 @@ class Played:
         self.beaten_s, self.beats = now_s, self.beats + 1
         phase = Phase.COMPUTING if self.runs else Phase.FROZEN
         self.say(
-            Beat(generation=self.generation, number=self.beats, echo=self.echo, phase=phase, seen=self.seen,
+            Beat(generation=self.generation, number=self.beats, phase=phase, seen=self.seen,
                  in_force=self.seen, position=Position(version=version))
         )  # fmt: skip
 

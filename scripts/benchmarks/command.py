@@ -44,8 +44,8 @@ Measure how fast lightwatch is, and hold the figures against their bars.
      (network namespaces, so root, and `ip` and `tc` of Debian's iproute2; Linux)
   5  checkpoints of one process: how long a save holds the training up beyond one copy of the state, beside DCP's
      async_save and torch.save; how fast it writes, against `dd` with fsync
-  6  control with 10, 100 and 1,000 simulated spheres, one report and one heartbeat a second each: its processor time
-     and memory, an order to all acknowledged, a new generation after losses (Linux)
+  6  control with 10 to 5,000 simulated spheres, one report and one heartbeat a second each: its processor time and
+     memory, an order to all acknowledged, a new generation after losses (Linux)
   7  start: `lightwatch --help`, control ready, `lightwatch train` with 4 spheres to its first step
   8  control while 50 clients ask for `status` once a second each and one reads 10,000 events within a minute: its share
      of a core, and a step of 2 spheres that train against one without those clients

@@ -29,7 +29,6 @@ from control.protocol import (
     Ready,
     Refused,
     Row,
-    Tick,
     ToSphere,
     View,
     Welcome,
@@ -58,7 +57,6 @@ class Player:
         self.failed_in: Generation = NO_GENERATION
         self.phase = Phase.STARTING
         self.seen = 0
-        self.echo = 0
         self.incarnation = 0
         self.beats = 0
         self.begun: Generation = NO_GENERATION
@@ -90,8 +88,7 @@ class Crowd:
         self._began_s = self._stepped_s = time.monotonic()
         self._ring: list[Player] = []
         self._asked = 0
-        self._client = Wire(self.host, self.port, uuid.uuid4().bytes)
-        self._epoll.register(self._client.socket, select.EPOLLIN)
+        self._client: Wire | None = None
 
     # ------------------------------------------------------------ time passes
 
@@ -189,6 +186,10 @@ class Crowd:
 
     def ask(self, what: str, value: float | None = None) -> str:
         """The client asks; its request, under which `answers` will have the newest answer."""
+        if self._client is None:  # not before: a connection that says nothing for long is closed
+            self._client = Wire(self.host, self.port, uuid.uuid4().bytes)
+            self._epoll.register(self._client.socket, select.EPOLLIN)
+            self.until(lambda: self._client is not None and self._client.open, 10.0, "the client's handshake")
         self._asked += 1
         request = f"r{self._asked}"
         self._client.send(encode(Ask(request=request, what=what, value=value)))
@@ -198,7 +199,8 @@ class Crowd:
         for player in self.players.values():
             if player.wire is not None:
                 player.wire.close()
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
         self._epoll.close()
 
     # ------------------------------------------------------------ hearing
@@ -215,6 +217,7 @@ class Crowd:
             self._say(player, hello)
 
     def _hear_client(self) -> None:
+        assert self._client is not None
         for message in self._client.receive():
             answer = decode_at_client(message)
             if isinstance(answer, Answer):
@@ -230,8 +233,6 @@ class Crowd:
 
     def _heard(self, player: Player, message: ToSphere) -> None:
         match message:
-            case Tick():
-                player.echo = message.number
             case Welcome():
                 player.sphere, player.incarnation, player.phase = message.sphere, message.incarnation, Phase.ADMITTED
                 self._seated += 1
@@ -292,7 +293,6 @@ class Crowd:
         beat = Beat(
             generation=player.generation,
             number=player.beats,
-            echo=player.echo,
             phase=player.phase,
             position=self._position(),
             units_done=1,
@@ -306,7 +306,7 @@ class Crowd:
         )
         self._say(player, beat)
         if ping:
-            player.wire.ping(10 * self.beat_s)
+            player.wire.ping()
 
     def _row(self, player: Player) -> Row:
         levels = player.path.count("/") + 1
@@ -321,7 +321,7 @@ class Crowd:
             in_force=self.in_force,
             check=self.version,
             clip_ratio=1.0,
-            slowest=player.path,
+            slowest=next(iter(self.players)),
             seconds=SECONDS,
             own_units=1,
             own_samples=4,

@@ -12,7 +12,7 @@ from .plan import Plan
 from .processes import Cannot, last_line, module, started
 from .scale_side import SILENCE_S
 
-TREES = {10: "10", 100: "10x10", 1_000: "10x10x10"}
+TREES = {10: "10", 100: "10x10", 1_000: "10x10x10", 5_000: "10x10x10x5"}
 BARRED = 1_000
 CPU_PERCENT, ORDER_S, GENERATION_S = 15.0, 1.0, 1.0
 SECONDS = 10.0

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,6 +211,8 @@ CASES: dict[str, tuple[int, Callable[[Site], None], Callable[[Site], str], int]]
 }
 """How many hosts, how it is started, what befalls it at the fifth version, and how many times STEPS it has."""
 
+ATTACK = "attack"
+
 
 def play(name: str, folder: Path) -> tuple[str, str]:
     """One case: the digest, and what is told of it. Raises Wrong, Cannot."""
@@ -243,27 +246,35 @@ def alone(folder: Path, steps: int) -> str:
 
 def main(argv: list[str]) -> int:
     """The exit code: 1 if a digest differs or a case went wrong."""
+    from . import siege
+
     parser = argparse.ArgumentParser(prog="scripts/hosts", description="One run on several hosts of this machine.")
-    parser.add_argument("case", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)} (default: all)")
+    names = f"of {', '.join(CASES)} (default: all of these), or {ATTACK}, which takes ten minutes"
+    parser.add_argument("case", nargs="*", metavar="CASE", help=names)
     given = parser.parse_args(argv).case or list(CASES)
-    if strange := set(given) - set(CASES):
+    if strange := set(given) - {*CASES, ATTACK}:
         parser.error(f"no such case: {', '.join(strange)}")
     os.chdir(ROOT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the hosts go too
     wrong = 0
     known: dict[int, str] = {}
     for name in given:
-        steps = CASES[name][3] * STEPS
+        steps = CASES[name][3] * STEPS if name != ATTACK else siege.steps_of()
         if steps not in known:
-            known[steps] = alone(Path(tempfile.mkdtemp(prefix="lightwatch-alone-")), steps)
+            with tempfile.TemporaryDirectory(prefix="lightwatch-alone-") as undisturbed:
+                known[steps] = alone(Path(undisturbed), steps)
             print(f"one process, {steps} steps: {known[steps][:16]}", flush=True)
         folder, begin_s = Path(tempfile.mkdtemp(prefix=f"lightwatch-{name}-")), time.monotonic()
         try:
-            digest, told = play(name, folder)
+            digest, told = play(name, folder) if name != ATTACK else siege.play(folder)
         except Wrong as error:
             digest, told = "none", str(error)
         same = digest == known[steps]
         wrong += not same
         took_s = time.monotonic() - begin_s
         print(f"{name:11} {digest[:16]} {'same' if same else 'DIFFERS'}  {took_s:5.1f} s  {told}", flush=True)
+        if same:
+            shutil.rmtree(folder)
+        else:
+            print(f"what its processes said: {folder}", flush=True)
     return 1 if wrong else 0

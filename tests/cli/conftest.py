@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from lightwatch.cli.main import main
-from tests.cli.commands import Command
+from scripts.benchmarks.lan import Machine, lan
+from scripts.benchmarks.processes import Cannot
+from tests.cli.commands import Command, processes_of
 from tests.cli.house import House
 
 
@@ -31,3 +33,14 @@ def house(tmp_path: Path) -> Iterator[House]:
     found = House(tmp_path)
     yield found
     found.close()
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
+    """Two, each a network namespace of its own."""
+    try:
+        with lan(tmp_path, 2) as (north, south):
+            yield north, south
+    except Cannot as error:
+        pytest.skip(str(error))
+    assert processes_of(tmp_path) == []

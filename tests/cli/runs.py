@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 from lightwatch.cli.folder import read_json
 from lightwatch.cli.rows import read_rows
+from scripts.benchmarks.lan import Machine
 from spheres import pids
 from tests.cli.commands import is_gone, lightwatch, processes_of, start, summary_of, tiny_project, wait_until
 
@@ -75,3 +78,15 @@ def pid_of(folder: Path, role: str, path: str = "1") -> int:
         found = (pids.read(file) or (0, 0))[0]
     assert isinstance(found, int)
     return found if found and not is_gone(found) else 0
+
+
+def up_on(folder: Path, machine: Machine, wait_for: int, steps: int) -> tuple[subprocess.Popen[bytes], str]:
+    """Control of the tiny job on a machine, for a run that waits for so many spheres; and its join line."""
+    tiny_project(folder)
+    job = ["--config", folder / "tiny.toml", "--data", folder / "text.txt", "--steps", steps]
+    log, command = folder / "up.log", [sys.executable, "-m", "lightwatch", "up"]
+    up = machine.start([*command, *job, "--dir", "out", "--wait-for", wait_for], log)
+    wait_until(lambda: up.poll() is not None or "lightwatch join '" in log.read_text(), "the join line")
+    found = re.search(r"lightwatch join '([^']+)'", log.read_text())
+    assert found, log.read_text()
+    return up, found[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -131,6 +132,25 @@ def test_a_signal_ends_the_run_in_order_and_a_second_one_at_once(
     assert summary["codes"] == (["LW514"] if status == "failed" else [])
     assert (tmp_path / "out" / "model.safetensors").exists() == (status == "stopped")
     assert "Traceback" not in err
+
+
+def test_what_a_stopped_run_says_to_type_goes_on_to_the_same_digest(tmp_path: Path) -> None:
+    """As it stands in its last words; the digest is that of a run which nobody stopped."""
+    flags = [*tiny_project(tmp_path), "--steps", "200", "--tree", "1"]
+    process = start("train", *flags, "--out", "out", folder=tmp_path)
+    wait_until(lambda: len(read_rows(tmp_path / "out" / "metrics.jsonl")) > 3, "the first steps")
+    process.send_signal(signal.SIGTERM)
+    said, err = process.communicate(timeout=30)
+    stopped = summary_of(tmp_path / "out")
+    assert stopped["status"] == "stopped", err
+    typed = re.search(r"^  \S*lightwatch (train --resume out) +# go on from version (\d+)$", said, re.MULTILINE)
+    assert typed and int(typed[2]) == stopped["version"], said
+    went_on = lightwatch(*typed[1].split(), folder=tmp_path)
+    assert went_on.returncode == 0, went_on.stderr
+    whole = lightwatch("train", *flags, "--out", "whole", folder=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    assert summary_of(tmp_path / "out")["digest"] == summary_of(tmp_path / "whole")["digest"]
+    assert "train --resume" not in went_on.stdout + whole.stdout
 
 
 def test_a_loss_that_is_no_number_fails_the_run_with_a_sentence(command: Command, tmp_path: Path) -> None:

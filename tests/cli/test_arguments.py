@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from control.errors import OrderRefused
 from lightwatch.cli.arguments import parse
-from lightwatch.cli.main import main
+from lightwatch.cli.main import is_users, main
 from lightwatch.errors import ConfigError
-from tests.cli.commands import environment, lightwatch, refused
+from tests.cli.commands import ROOT, environment, lightwatch, refused
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,15 @@ from tests.cli.commands import environment, lightwatch, refused
         ("status a b", "b"),
         ("sample", "DIR"),
         ("run", "SCRIPT"),
+        ("drain", "required: PATH"),
+        ("terminate --json", "required: PATH"),
+        ("spawn --path", "--path: expected one argument"),
+        ("drain 1 out more", "unrecognized arguments: more"),
+        ("drain a b --path 1", "unrecognized arguments: b"),
+        ("wait --version -5", "--version: expected a whole number of at least 0, got '-5'"),
+        ("wait --version 1 --timeout nan", "--timeout: expected seconds, a number of at least 0, got 'nan'"),
+        ("wait --version 1 --timeout -1", "--timeout: expected seconds"),
+        ("wait --version 1 --timeout soon", "got 'soon'"),
     ],
 )
 def test_what_is_no_command_line_is_one_sentence(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +51,18 @@ def test_what_is_no_command_line_is_one_sentence(words: str, said: str, capsys: 
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("lightwatch: ") and err.count("\n") == 1
     assert said in err and "--help" in err
+
+
+def test_an_override_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """It would begin another run, for all its steps."""
+    assert main(["train", "--override"]) == 2
+    assert "--override is for a run that goes on: name it with --resume DIR [LW001]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "blames_user"), [("no such sphere [LW002]", True), ("it is over [LW511]", False)])
+def test_a_mistake_that_control_sees_is_the_users_too(text: str, blames_user: bool) -> None:
+    """Exit code 2, as for what this machine sees."""
+    assert is_users(OrderRefused(text)) == blames_user
 
 
 @pytest.mark.parametrize(
@@ -51,6 +74,8 @@ def test_what_is_no_command_line_is_one_sentence(words: str, said: str, capsys: 
         ("train --steps x", "lightwatch train"),
         ("status a b", "lightwatch status"),
         ("explain 1 2", "lightwatch explain"),
+        ("drain", "lightwatch drain"),
+        ("spawn a b --path 1", "lightwatch spawn"),
     ],
 )
 def test_a_mistake_points_to_the_help_of_its_command(
@@ -58,6 +83,28 @@ def test_a_mistake_points_to_the_help_of_its_command(
 ) -> None:
     assert main(words.split()) == 2
     assert f"; see `{where} --help` [LW001]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        ("trian", "train"),
+        ("statsu", "stats or status"),
+        ("keys lst", "list"),
+        ("wait --state pausd", "paused"),
+        ("checkpoints expotr out", "export"),
+    ],
+)
+def test_a_mistyped_word_is_answered_by_what_is_near(words: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """And by that alone, not by all there is."""
+    assert main(words.split()) == 2
+    err = capsys.readouterr().err
+    assert f", perhaps {near} is meant; see `lightwatch" in err and "choose from" not in err
+
+
+def test_a_word_that_is_near_to_none_is_answered_by_all_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rate", "1e-4"]) == 2
+    assert "invalid choice: 'rate' (choose from 'train', 'status'," in capsys.readouterr().err
 
 
 def test_only_what_is_required_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,6 +118,26 @@ def test_flags_are_kept_as_they_were_typed() -> None:
     found = parse(["train", "--tree", "2x-1", "--steps", "7", "--seed", "0", "--reduction", "fast", "--json"], "0")
     assert (found.tree, found.steps, found.seed, found.reduction, found.json) == ("2x-1", 7, 0, "fast", True)
     assert (found.config, found.data, found.out, found.listen, found.quiet) == (None, None, None, None, False)
+
+
+@pytest.mark.parametrize("command", ["drain", "terminate", "spawn"])
+@pytest.mark.parametrize(
+    ("words", "path", "folder"),
+    [
+        ("eu/a/0", "eu/a/0", None),
+        ("eu/a/0 out", "eu/a/0", "out"),
+        ("--path eu/a/0", "eu/a/0", None),
+        ("--path=eu/a/0 out", "eu/a/0", "out"),
+        ("out --path eu/a/0", "eu/a/0", "out"),
+        ("--path eu/a/0 --json out", "eu/a/0", "out"),
+    ],
+)
+def test_a_path_stands_before_the_folder_or_behind_its_flag(
+    command: str, words: str, path: str, folder: str | None
+) -> None:
+    """The same for all commands that take one; with the flag what stands alone is the folder."""
+    found = parse([command, *words.split()], "0")
+    assert (found.path, found.dir) == (path, folder)
 
 
 def test_a_scripts_own_arguments_are_left_alone() -> None:
@@ -117,6 +184,19 @@ def test_help_needs_no_torch_and_less_than_a_third_of_a_second(tmp_path: Path) -
 def test_each_command_has_a_help_text(tmp_path: Path) -> None:
     for command in ("train", "status", "pause", "resume", "stop", "sample", "run"):
         assert main([command, "--help"]) == 0
+
+
+def test_the_readme_has_a_row_for_each_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that `--help` lists; but for three, which are named in the row of `status`."""
+    assert main(["--help"]) == 0
+    listed = set(re.findall(r"^    ([a-z]+)(?: |$)", capsys.readouterr().out, re.MULTILINE))
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The commands")[2]
+    rows = re.findall(r"^\| `lightwatch ([a-z\\|]+)", table, re.MULTILINE)
+    assert "train" in listed and listed - set("|".join(rows).replace("\\", "").split("|")) == {
+        "pause",
+        "resume",
+        "stop",
+    }
 
 
 def test_the_version_is_the_packages(tmp_path: Path) -> None:

@@ -283,7 +283,7 @@ def test_verify_says_which_is_damaged(command: Command, project: Path) -> None:
     part.write_bytes(part.read_bytes().replace(b"a", b"b", 1))
     (project / "verified" / "step-380" / "manifest.json").write_text("{}")
     result = command("checkpoints", "verify", "verified", folder=project)
-    assert result.returncode == 1 and "1 of 3 checkpoints are what was written" in result.stdout
+    assert result.returncode == 1 and "whole: 1 of 3 checkpoints" in result.stdout
     assert f"{part.name} is not what was written" in result.stdout and "step-380: damaged" in result.stdout
     told = json.loads(command("checkpoints", "verify", "verified", "--json", folder=project).stdout)
     assert (told["whole"], told["damaged"]) == (1, 2)

@@ -70,8 +70,8 @@ def test_a_summary_of_a_tree_has_totals_of_each_sphere_and_of_all(tmp_path: Path
     assert found["seconds_per_sphere"]["b/1"] == {"compute": 10.0, "wait": 0.0, "reduce": 2.0, "step": 20.0}
     assert (found["waited_for"], found["slowest"]) == ({"b/1": 15.0}, "b/1")
     assert found["traffic"] == [
-        {"level": 0, "up": 1990 * MB, "down": 1990 * MB, "least": 3960 * MB, "ratio": 1.0051},
-        {"level": 1, "up": 2 * MB, "down": 0, "least": 0, "ratio": None},
+        {"level": 0, "up": 1990 * MB, "down": 1990 * MB, "least": 3960 * MB, "states": 0, "ratio": 1.0051},
+        {"level": 1, "up": 2 * MB, "down": 0, "least": 0, "states": 0, "ratio": None},
     ]
     assert found["links"] == {"a – b": 0.0503}
     paces = {"samples_per_s": 40.0, "tokens_per_s": 80.0, "micro_batches_per_s": 20.0}
@@ -138,6 +138,17 @@ def test_the_end_says_who_was_waited_for_and_what_levels_carried(
     assert "link a – b: round trip 50 ms" in out
     assert "level 0: 19.9 MB up and 19.9 MB down a step (1.01 times the least)" in out
     assert "1 of 100 updates skipped (step 2 skipped: a loss of NaN)" in out
+
+
+def test_states_that_were_fetched_are_told_beside_what_steps_carried() -> None:
+    """In all, for they come with spheres and not with steps."""
+    level: dict[str, float | None] = {"level": 0, "up": 2e6, "down": 2e6, "ratio": 1.0, "states": 6e7}
+    assert (
+        spoken_level(level, 1)
+        == "level 0: 2.0 MB up and 2.0 MB down a step (1.00 times the least), 60.0 MB of states fetched"
+    )
+    assert spoken_level({"level": 0, "states": 6e7}, 0) == "level 0: 60.0 MB of states fetched"
+    assert spoken_level({"level": 0, "states": 0}, 9) == ""
 
 
 def test_an_end_with_nothing_amiss_has_no_line_about_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

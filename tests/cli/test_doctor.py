@@ -166,7 +166,7 @@ def test_each_of_eight_faults_between_two_hosts_is_named(tmp_path: Path) -> None
             "data": "other.txt has another hash",
         }.items():
             assert word in faults(second)[check]
-        assert set(faults(first)) == {"fingerprint", "data", "interface"}  # what is the other's alone is not told here
+        assert set(faults(first)) == {"fingerprint", "interface"}  # what is the other's alone is not told here
 
         pair.run(1, "ip", "route", "add", "unreachable", f"{pair.hosts[0].address}/32")
         (found,) = told(pair.doctor(1))

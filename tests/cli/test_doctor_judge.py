@@ -140,6 +140,17 @@ def test_other_data_are_named_once_and_the_probe_that_follows_from_them_is_not()
     the_fault(findings(proof=here, data="/my/text"), "data", "/my/text", "x" * 12, "--data", code="LW403")
 
 
+def test_data_are_held_against_the_config_before_any_sphere_has_come() -> None:
+    """Whose are the run's is not to blame for another machine's; with nobody else there, they are compared all the
+    same."""
+    wrong = print_with(data="x" * 64, eval_data="x" * 64, probe="y" * 64)
+    here = Proof(wrong, over=True)
+    among = findings(proof=here, data="/my/text", data_wanted="d" * 64)
+    for odd in (among, replace(among, met={}, contacts={})):
+        the_fault(odd, "data", "/my/text", "x" * 12, "the run's data (dddddddddddd)", "--data", code="LW403")
+    assert not faults(findings(met={"b": other(fingerprint=wrong)}, data_wanted="d" * 64))
+
+
 def test_where_the_run_is_of_a_script_only_the_machine_is_compared() -> None:
     """What the config says is not what is trained there."""
     told = msgspec.structs.replace(TOLD, fingerprint=print_with(layout="m", config__seed="2", data="x", probe="y"))

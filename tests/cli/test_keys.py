@@ -91,7 +91,8 @@ def test_a_run_with_keys_takes_a_machine_in_by_its_join_line_and_goes_on_when_it
                 wait_until(lambda: versions(tmp_path) > before + 3, "more versions", limit_s=20)
             assert newcomer.wait(30) == 1
             said = (tmp_path / "out" / "logs" / "lab" / "0.log").read_text()
-            assert "whose key was revoked [LW542]" in said and "is not allowed there" in said
+            supervisor = (tmp_path / "supervisor.log").read_text()
+            assert "whose key was revoked [LW542]" in said and "is not allowed there" in said, supervisor
         finally:
             newcomer.kill()
             newcomer.wait()
@@ -103,13 +104,14 @@ def test_a_run_with_keys_takes_a_machine_in_by_its_join_line_and_goes_on_when_it
 
 def _supervised(folder: Path, address: str, key: Path) -> subprocess.Popen[bytes]:
     words = ["--dir", str(folder / "out"), "--control", address, "--path", "lab/0", "--key", str(key), "--no-lifeline"]
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "spheres", *words],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    with open(folder / "supervisor.log", "wb") as said:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "spheres", *words],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+        )
 
 
 def _working(client: ControlClient) -> set[str]:

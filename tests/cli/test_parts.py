@@ -119,6 +119,7 @@ def test_the_last_words_hold_quality_time_and_what_to_type_next(
 ) -> None:
     """The model's text is shown without what a terminal would obey."""
     folder = RunFolder(tmp_path, "cafe")
+    Ledger.open(folder.ledger, "cafe").close()
     folder.sample.write_bytes(b"def \x1b[31mred\nline two\xff")
     folder.model.touch()
     found = summarise(settings(tmp_path), Facts("completed", version=2, digest="ab" * 32), [row(1), row(2)], 75.0)

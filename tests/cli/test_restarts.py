@@ -51,6 +51,8 @@ def test_a_process_that_is_killed_comes_back_and_the_digest_is_the_same(
     assert (code, summary["status"], summary["digest"]) == (0, "completed", undisturbed), said
     assert summary["control_restarts"] == (role == "control")
     assert summary["restarts"] == ({"1": 1} if role in ("worker", "supervisor") else {})
+    states = sum(level["states"] for level in summary["traffic"])
+    assert (states > 2 * (tmp_path / "out" / "model.safetensors").stat().st_size) == bool(summary["restarts"])
 
 
 def test_the_workers_of_a_template_that_is_killed_have_successors_of_the_next_one(tmp_path: Path) -> None:

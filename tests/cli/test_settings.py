@@ -14,6 +14,7 @@ from lightwatch.cli.arguments import parse
 from lightwatch.cli.main import main
 from lightwatch.cli.settings import Settings, refuse_clashing_logs, settle_train
 from lightwatch.config import PRESET, RunConfig, dumps, load
+from lightwatch.data import TextData
 from lightwatch.errors import ConfigError
 from tests.cli.commands import Command, refused, tiny_project
 
@@ -143,13 +144,30 @@ def test_a_tree_whose_logs_would_meet_is_refused() -> None:
 
 def test_what_zlib_makes_of_the_held_out_bytes_is_known() -> None:
     """Bits for each byte: text is between nothing and eight."""
-    text = settle("--steps", "1").text
+    text = settle("--config", "tiny.toml").text
     assert text is not None and text.zlib_bits_per_byte is not None
     assert 0.1 < text.zlib_bits_per_byte < 8
-    assert "text.txt" in text.told and text.fingerprint[:12] in text.told
+    assert "text.txt" in text.told and text.fingerprint == TextData("text.txt", 16).fingerprint
 
 
 def test_up_waits_for_somebody_and_its_line_lets_in_no_fewer_than_nobody(command: Command, tmp_path: Path) -> None:
     """0 machines: no join line, a secret, is printed."""
-    for flags in (("--wait-for", "0"), ("--machines", "-1")):
-        refused(command("up", *flags, folder=tmp_path), "--wait-for must be at least 1, and --machines at least 0")
+    for flag, given in (("--wait-for", "0"), ("--wait-for", "1000000"), ("--machines", "-1")):
+        refused(command("up", flag, given, folder=tmp_path), f"{flag} must be ", f", got {given} [LW002]")
+
+
+def test_a_folder_that_can_not_be_is_refused_by_the_flag_that_named_it(command: Command, tmp_path: Path) -> None:
+    """`up` has no --out."""
+    (tmp_path / "mine").write_text("")
+    for command_and_flag in (("up", "--dir"), ("train", "--out")):
+        result = command(*command_and_flag, str(tmp_path), folder=tmp_path)
+        refused(result, f"{command_and_flag[1]} {tmp_path}: the folder is not empty")
+
+
+def test_a_machine_that_joins_looks_for_its_data_before_it_uses_the_line(command: Command, tmp_path: Path) -> None:
+    """A wrong path must not cost a line that lets in one machine: here not even the line is read."""
+    (tmp_path / "empty").mkdir()
+    for data, why in (("nowhere.txt", "No such file"), ("empty", "holds no file"), ("*.none", "holds no file")):
+        refused(command("join", "no line", "--data", data, folder=tmp_path), why)
+    (tmp_path / "text.txt").write_text("text")
+    refused(command("join", "no line", "--data", "text.txt", folder=tmp_path), "no join line")

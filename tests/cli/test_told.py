@@ -22,7 +22,7 @@ from control.status import SphereStatus, Status, Totals, Traffic, Waited
 from lightwatch.cli.folder import RunFolder
 from lightwatch.cli.live import SPHERES_SHOWN, LiveView, spoken_lines
 from lightwatch.cli.main import main
-from lightwatch.cli.orders import refuse_unreachable
+from lightwatch.cli.orders import refuse_unreachable, spoken_spawn
 from lightwatch.cli.record import judged
 from lightwatch.cli.status import spoken_alone, spoken_status
 from lightwatch.cli.terminal import Terminal
@@ -99,6 +99,28 @@ def test_a_folder_or_an_address_says_which_run_is_meant(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps({"status": "stopped", "version": 4}))
     with pytest.raises(HasEnded, match="stopped at version 4"):
         refuse_unreachable(where)
+
+
+@pytest.mark.parametrize(
+    ("path", "version", "tree", "phase", "said"),
+    [
+        ("0/1", 7, "2x2", "gone", "a sphere is let in again at 0/1 from version 7 on: the run's launcher starts it"),
+        ("lab/0", 7, "*:2", "gone", "at lab/0 from version 7 on: it comes once a machine joins with --at lab"),
+        ("eu/b/0", 7, "2x2", "left", "at eu/b/0 from version 7 on: it comes once a machine joins with --at eu/b"),
+        ("lab", 7, "*:2", "gone", "it comes once it is started there"),
+        ("0/1", None, "2x2", "computing", "nothing was ordered: a sphere is at 0/1 already"),
+        ("lab/0", None, "*:2", "leaving", "nothing was ordered: a sphere is at lab/0 already"),
+        ("lab/0", None, "*:2", "left", "at lab/0: a sphere comes once a machine joins with --at lab"),
+        ("lab/0", None, "*:2", "gone", "at lab/0: a sphere comes once a machine joins with --at lab"),
+        ("0/1", None, "2x2", "left", "`lightwatch terminate 0/1`, and then spawn, have the run's launcher start one"),
+        ("0/1", None, "2x2", "gone", "for none was terminated at 0/1: the run's launcher starts one anew by itself"),
+    ],
+)
+def test_a_spawn_says_who_starts_the_sphere(path: str, version: int | None, tree: str, phase: str, said: str) -> None:
+    """Control lets it in and starts none: the launcher does at the paths of its tree, who joins does at others."""
+    found = spoken_spawn(path, version, tree, phase)
+    assert said in found
+    assert found.startswith("a sphere is let in" if version is not None else "nothing was ordered")
 
 
 # ---------------------------------------------------------------- the live view

@@ -330,8 +330,9 @@ def test_another_machine_is_refused_by_the_field_that_differs(
 
 
 def test_a_config_or_data_that_are_not_the_runs_accuse_nobody(verify: Command, copy: Callable[[str], Path]) -> None:
-    """What they say is left out, and the replay refused."""
+    """What they say is left out, and the replay refused; the same where the config names the data's fingerprint."""
     folder = copy("2")
+    named = f'fingerprint = "{read_record(folder / "ledger.db").fingerprint["data"]}"'
     config = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(config.replace("learning_rate = 0.001", "learning_rate = 0.5"))
     result = verify(folder)
@@ -339,10 +340,12 @@ def test_a_config_or_data_that_are_not_the_runs_accuse_nobody(verify: Command, c
     assert "config.toml is not the one that the run had" in result.stdout
     (folder / "other.txt").write_text("some other text, of which there is more than enough\n" * 40)
     data = next(line for line in config.splitlines() if line.startswith("path"))
-    (folder / "config.toml").write_text(config.replace(data, f'path = "{folder}/other.txt"'))
-    result = verify(folder)
-    assert result.returncode == 2 and "lightwatch: data was" in result.stderr
-    assert "the data are not those that the run had" in result.stdout
+    for own in ('fingerprint = ""', named):
+        other = config.replace(data, f'path = "{folder}/other.txt"').replace('fingerprint = ""', own)
+        (folder / "config.toml").write_text(other)
+        result = verify(folder)
+        assert result.returncode == 2 and "lightwatch: data was" in result.stderr
+        assert "the data are not those that the run had" in result.stdout
     (folder / "other.txt").unlink()
     result = verify(folder)
     assert result.returncode == 2 and "[LW101]" in result.stderr and "the data can't be read" in result.stdout

@@ -55,6 +55,8 @@ class FakeSphere:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 200)
+        self.socket.setsockopt(zmq.HEARTBEAT_IVL, 50)  # a sphere's connection is never silent while its process lives
+        self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 60_000)  # else libzmq takes 50 here too
         lock(self.socket, key)
         self.socket.connect(address)
 
@@ -137,7 +139,6 @@ class FakeSphere:
         beat = Beat(
             generation=self.generation,
             number=self.number,
-            echo=0,
             phase=phase,
             position=Position(version=version),
             seen=len(self.orders),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -60,11 +61,29 @@ class Keyed:
         """Of the folder's own machine; for `begun`."""
         return [self.sphere(path, self.own()) for path in paths]
 
-    def knock(self) -> socket.socket:
-        """A connection that knows nothing."""
-        stranger = self._open.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=5))
-        stranger.settimeout(5)
+    def knock(self, source: str = "127.0.0.1", timeout_s: float = 5.0) -> socket.socket:
+        """A connection that knows nothing, from this address."""
+        stranger = socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s, source_address=(source, 0))
+        self._open.enter_context(stranger)
         return stranger
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """The two say that they are there, all the while."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(0.3):
+                for sphere in self.computing:
+                    sphere.beat()
+
+        thread = threading.Thread(target=beat)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     @property
     def rss(self) -> int:

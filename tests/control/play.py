@@ -19,7 +19,7 @@ from control.events import (
     SphereCame,
     SphereLost,
 )
-from control.generations import members_here
+from control.generations import seats_here
 from control.plan import Decide, Send, plan
 from control.protocol import (
     Ask,
@@ -156,7 +156,6 @@ class Play:
         beat = Beat(
             generation=self.generation,
             number=self.numbers[0],
-            echo=0,
             phase=phase,
             position=Position(version=version),
             seen=len(self.state.orders),
@@ -236,5 +235,6 @@ class Play:
 def called(play: Play) -> Play:
     """The next roll call of everybody who is here."""
     generation = (play.generation[0], play.generation[1] + 1)
-    play.happen(GenerationProposed(generation=generation, members=members_here(play.state, play.now_s), at_s=0.0))
+    members = tuple(seat.member for seat in seats_here(play.state, play.now_s))
+    play.happen(GenerationProposed(generation=generation, members=members, at_s=0.0))
     return play

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import zmq
 from control.client import ControlClient
 from control.config import check_listen
 from control.errors import AddressError, NoAnswer
+from control.process import ControlProcess
 from control.protocol import Answer, Ask
 from control.wire import decode_at_control, encode
 
@@ -56,6 +58,23 @@ def test_an_order_is_waited_for_also_when_its_first_answer_comes_twice() -> None
     thread.join()
     router.close(0)
     context.term()
+
+
+@pytest.mark.cluster
+def test_a_control_that_falls_silent_is_connected_to_anew(
+    control: ControlProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine may be gone, and no packet says so; when it is back, or another is there, it is asked."""
+    monkeypatch.setattr("control.client.EVENTS", zmq.EVENT_DISCONNECTED)
+    monkeypatch.setattr("control.client.SILENT_S", 0.3)
+    with ControlClient(control.address) as client:
+        client.status()
+        os.kill(control.pid, signal.SIGSTOP)
+        try:
+            assert client._monitor.poll(10_000)
+        finally:
+            os.kill(control.pid, signal.SIGCONT)
+        assert client.status().state == "initializing"
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import logging
 
 import pytest
 
+from control.bucket import Bucket
 from control.complaints import EVERY_S, LOGGED, Complaints
 from control.connections import SILENT_MOST, SILENT_S, SPEAKING_MOST, Connections
-from control.guard import BURST, SPOKEN_S, Bucket
+from control.guard import BURST, SPOKEN_S
 
 
 def test_a_connection_that_says_nothing_is_closed_in_time() -> None:
@@ -79,7 +80,7 @@ def test_a_strangers_words_are_short_and_make_no_lines_of_their_own(caplog: pyte
 
 def test_so_many_frames_of_a_key_are_heard_and_then_so_many_in_a_second() -> None:
     """A burst first; silence fills the bucket again, and no further than it goes."""
-    bucket = Bucket()
+    bucket = Bucket(BURST, SPOKEN_S)
     assert sum(bucket.takes(0.0) for _ in range(5000)) == BURST
     assert sum(bucket.takes(1.0) for _ in range(5000)) == SPOKEN_S
     assert sum(bucket.takes(1000.0) for _ in range(5000)) == BURST

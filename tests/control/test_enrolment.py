@@ -187,6 +187,17 @@ def test_many_that_enter_at_once_on_one_machine_are_one_machine(run: Keyed, tmp_
     assert len(run.keys.allowed()) == 3
 
 
+def test_a_line_with_another_runs_name_is_refused_and_not_used_up(run: Keyed, tmp_path: Path) -> None:
+    """Its key would be kept, and looked for, under that name."""
+    (run.folder / "config.toml").write_text("")
+    line = line_of(run)
+    other = JoinLine(line.address, "another", line.control, line.token)
+    with pytest.raises(KeyRefused, match=r"of run another, control at \S+ has run run.*\[LW545\]"):
+        enter_by_line(str(other), str(tmp_path / "here"))
+    assert not own_key("another", "sphere").exists() and len(run.keys.allowed()) == 2
+    assert enter_by_line(str(line), str(tmp_path / "here")).run_id == "run"
+
+
 def test_a_folder_of_another_run_is_not_written_into(run: Keyed, tmp_path: Path) -> None:
     (run.folder / "config.toml").write_text("")
     (tmp_path / "here").mkdir()

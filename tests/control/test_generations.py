@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
+from control.decide import COME_S
 from control.events import Adopted
 from control.generations import TAKEOVER_S
 from control.protocol import Go, Hello, How, Member, Memory, Phase, Position, View, Wanted
@@ -173,9 +173,9 @@ def restarted(play: Play, silence_s: float = 5.0) -> Play:
         sphere: replace(seat, connected=False, beat=None, ready=None, lost_s=play.now_s)
         for sphere, seat in play.state.seats.items()
     }
-    play.state = replace(
-        play.state, seats=away, incarnation=play.state.incarnation + 1, adopting_s=play.now_s + silence_s
-    )
+    seats = play.state.seats.having(away)
+    incarnation, adopting_s = play.state.incarnation + 1, play.now_s + silence_s
+    play.state = replace(play.state, seats=seats, incarnation=incarnation, adopting_s=adopting_s)
     play.sent.clear()
     return play
 
@@ -281,6 +281,15 @@ def test_a_control_that_adopts_takes_no_newcomer_before_it_knows_the_run() -> No
     assert not play.told(View)
     assert play.knock(told_by("0", 8, 7, [])) == ""
     assert play.hello("1") == "" and play.state.sphere_at["1"] > 8
+
+
+def test_a_control_that_adopts_ends_when_nobody_comes_who_knows_the_run() -> None:
+    """The run may have been over: whoever had heard so is gone. It says what to look at, and begins nothing."""
+    play = remembering()
+    while play.now_s < COME_S:
+        assert play.hello("1") == "not yet"
+        play.wait(5.0)
+    assert "the logs of its spheres say whether it was over" in play.ended.reason and not play.told(View)
 
 
 def test_a_control_that_adopts_gives_no_number_that_it_has_not_heard_of_yet() -> None:

@@ -124,14 +124,15 @@ def test_what_a_revoked_machine_still_says_is_not_heard(run: Keyed) -> None:
     """Also by a control that was not there when it was revoked: it is thrown out from the ledger's seats."""
     first, second = run.sphere("0", run.own()), run.sphere("1", run.key("lab"))
     begun(lambda *paths: [first, second], "0", "1")
-    run.process.process.kill()
-    run.process.process.wait()
-    run.keys.revoke("lab")
-    run.process.begin_again()
-    until(lambda: run.process.is_bound)
+    with monitored(second) as comes:
+        run.process.process.kill()
+        run.process.process.wait()
+        run.keys.revoke("lab")
+        second.say(Failed(text="the run must end of this [LW101]"))  # it lies there until control is back
+        run.process.begin_again()
+        assert comes(zmq.EVENT_HANDSHAKE_FAILED_AUTH, 10.0)
     with ControlClient(run.folder) as client:
         until(lambda: any("whose key was revoked" in line for line in run.log))
-        second.say(Failed(text="the run must end of this [LW101]"))
         assert client.status().state != "stopping"
 
 

@@ -87,7 +87,7 @@ def test_a_sphere_that_dies_is_replaced_and_the_run_completes(
 
 
 def test_a_sphere_that_was_stopped_is_lost_and_the_others_go_on(control: ControlProcess) -> None:
-    """Its sockets stand; ZeroMQ's own heartbeat finds it."""
+    """Its sockets stand: its connection is closed, long before it would be thrown out for what it does not say."""
     script = (
         "import sys\n"
         "from tests.control.fakes import FakeSphere\n"
@@ -115,6 +115,8 @@ def test_a_sphere_that_was_stopped_is_lost_and_the_others_go_on(control: Control
             views = [1] if other.generation > (1, 1) else []
         with ControlClient(control.address) as client:
             assert client.status().generation == (1, 2)
+        assert "lost its connection" in control.log.read_text()
+        assert "thrown out" not in control.log.read_text()
     finally:
         other.leave()
         child.kill()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
-from control.admit import Refusal, admit_hello
+from control.admit import Fenced, Refusal, admit_hello
 from control.events import SphereBarred, SphereCame, SphereExpelled, SphereReturned
 from control.membership import of_revoked, speaks_for_itself
 from control.plan import word_of
@@ -58,7 +57,7 @@ def test_who_was_thrown_out_or_is_dead_has_no_seat_any_more() -> None:
         play.lose("0")
         seat = play.state.seats[1]
         seat = replace(seat, expelled="so [LW407]") if release == "expelled" else replace(seat, dead=True)
-        play.state = replace(play.state, seats={1: seat})
+        play.state = replace(play.state, seats=play.state.seats.having({1: seat}))
         assert play.knock(again(pid=8), "B") == ""
         assert play.state.seats[2].key == "B"
 
@@ -100,6 +99,15 @@ def test_the_spheres_of_a_revoked_machine_are_thrown_out_once() -> None:
     assert (event.sphere, event.at_s) == (2, 3.0) and "revoked" in event.text
     play.happen(event)
     assert isinstance(event, SphereExpelled) and of_revoked(play.state, frozenset("A"), 4.0) == []
+
+
+def test_a_machine_that_never_took_part_is_not_believed_that_control_was_superseded() -> None:
+    """Else whoever may come could end it. One that took part is; and before anybody came, everybody."""
+    play = keyed()
+    later = again(path="1", pid=7, incarnation=9)
+    assert isinstance(admit_hello(play.state, later, 0.0, "C"), SphereCame)
+    assert isinstance(admit_hello(play.state, later, 0.0, "A"), Fenced)
+    assert isinstance(admit_hello(Play("0", "1").state, again(incarnation=9), 0.0, "C"), Fenced)
 
 
 def test_who_is_only_remembered_is_known_by_its_larder() -> None:

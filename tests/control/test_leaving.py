@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from control.deal import staying
+from control.decide import COME_S
 from control.events import OrderGiven, SphereReleased
 from control.protocol import LEFT, Ask, End, Go, How, Phase, SaveState, View, Wanted
 from control.protocol import Position as At
@@ -100,6 +102,53 @@ def test_who_has_only_come_is_let_go_at_once_but_not_while_it_is_called() -> Non
     play = Play("0", "1").gather()
     play.beat("0", Phase.ADMITTED, leaving=True)
     assert play.told(View) and not ids_released(play)
+
+
+def left_before_it_began(*paths: str, tree: str = "") -> Play:
+    """All have come, and the first was let go before anybody was called."""
+    play = Play(*paths)
+    play.state = replace(play.state, tree=tree)
+    for path in paths:
+        play.hello(path)
+    play.beat(paths[0], Phase.ADMITTED, leaving=True)
+    play.lose(paths[0])
+    assert ids_released(play) == [1]
+    return play
+
+
+def test_a_tree_does_not_wait_for_who_has_left_before_it_began() -> None:
+    """Nobody may ever come there: it begins without, however late, and who comes there after all joins it."""
+    play = left_before_it_began("0", "1", "2")
+    play.keep_beating(2 * COME_S, "1", "2", phase=Phase.STARTING)
+    assert play.state.ended is None
+    play.prove("1")
+    assert not play.members, "2 is still expected"
+    play.prove("2")
+    assert play.members == ["1", "2"]
+    for path in ("1", "2"):
+        play.ready(path)
+    assert sorted(play.begun.deal) == [2, 3]
+    assert play.hello("0", former=101) == ""
+
+
+def test_a_successor_of_who_has_left_is_waited_for() -> None:
+    """It has come, and is expected as anybody is."""
+    play = left_before_it_began("0", "1")
+    play.hello("0", former=101)
+    play.prove("1")
+    assert not play.members
+    play.prove("0")
+    assert play.members == ["0", "1"]
+
+
+def test_a_run_that_waits_for_a_number_does_not_count_who_has_left() -> None:
+    """Nor does it end over it, however long it has waited."""
+    play = left_before_it_began("a/0", "b/0", tree="*:2")
+    play.prove("b/0")
+    play.keep_beating(2 * COME_S, "b/0", phase=Phase.ADMITTED)
+    assert not play.members and play.state.ended is None
+    assert play.hello("c/0") == "" and play.prove("c/0")
+    assert play.members == ["b/0", "c/0"]
 
 
 def test_a_client_hears_when_they_have_gone() -> None:

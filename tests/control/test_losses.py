@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from control.events import SphereBarred
-from control.losses import BAR_S, BUILDS
+from control.losses import BAR_S, BUILDS, mute
 from control.protocol import Expelled, Failed, Phase, View
 from tests.control.play import Play
 
@@ -54,6 +54,17 @@ def test_silence_with_a_standing_connection_is_a_loss_after_three_times_silence_
     play.keep_beating(0.3, "0")
     assert "sphere 1 " in play.told(Expelled)[2].text and "not heard for 6 s" in play.told(Expelled)[2].text
     assert play.members == ["0"]
+
+
+def test_whose_heartbeats_are_missing_for_silence_s_is_mute_while_its_connection_stands() -> None:
+    """So of a thousand spheres the kernel is asked about those few."""
+    play = Play("0", "1", "2").begin()
+    play.keep_beating(5.0, "0", "2")
+    assert mute(play.state, play.now_s) == []
+    play.keep_beating(0.5, "0", "2")
+    assert mute(play.state, play.now_s) == [2]
+    play.lose("1")
+    assert mute(play.state, play.now_s) == []
 
 
 def test_who_computes_without_progress_is_stuck_and_thrown_out() -> None:

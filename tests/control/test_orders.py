@@ -172,7 +172,7 @@ def test_a_watching_client_hears_the_story_to_its_end(control: ControlProcess, s
     assert isinstance(events, list) and all(isinstance(event, Event) for event in events)
     assert [event.row.version for event in events if event.kind == "row"] == [1, 2]
     assert [event.text for event in events if event.kind == "generation"] == [
-        "generation (1, 1): roll call of 2 spheres",
+        "generation (1, 1): roll call of 2",
         "generation (1, 1) begins at version 0",
     ]
     assert events[-1].kind == "end" and events[-1].text == "completed: reached version 2"

@@ -7,6 +7,7 @@ from functools import reduce
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from control.clients import AT_ONCE, Clients, is_urgent
 from control.door import Door
@@ -102,9 +103,7 @@ def test_health_tells_who_computes_who_waits_who_is_stuck_and_who_is_lost() -> N
     play.beat("1", Phase.REDUCING)
     play.beat("2", units_done=1)
     play.lose("4")
-    still = Beat(
-        generation=play.generation, number=10**6, echo=0, phase=Phase.COMPUTING, position=Position(), units_done=1
-    )
+    still = Beat(generation=play.generation, number=10**6, phase=Phase.COMPUTING, position=Position(), units_done=1)
     states = {each.path: each.state for each in health_of(play.state, play.now_s).spheres}
     assert states == {"0": "computing", "1": "waiting", "2": "computing", "3": "computing", "4": "lost"}
     play.now_s += 2.0
@@ -113,6 +112,45 @@ def test_health_tells_who_computes_who_waits_who_is_stuck_and_who_is_lost() -> N
         **dict.fromkeys("0134", "lost"),
         "2": "stuck",
     }
+
+
+def test_health_tells_who_is_here_and_why_somebody_is_not() -> None:
+    """Refused, failed, thrown out or away; silence alone is not being away. One that follows is here."""
+
+    def here() -> dict[str, bool]:
+        return {each.path: each.here for each in health_of(play.state, play.now_s).spheres}
+
+    def why(path: str) -> str:
+        return next(each.why for each in health_of(play.state, play.now_s).spheres if each.path == path)
+
+    play = Play("0", "1", "2", silence_s=1.0).begin()
+    play.now_s += 2.0
+    assert here() == {"0": True, "1": True, "2": True}
+    play.lose("1")
+    assert play.hello("1", former=101) == "" and here()["1"] and not why("1")
+    play.prove("1", threads="2")
+    assert not here()["1"] and "its threads is '2'" in why("1")
+    play.lose("1")
+    assert play.hello("1", former=103) == "" and here()["1"]
+    play.fail("1", "no data [LW101]")
+    assert not here()["1"] and why("1").endswith("no data [LW101]")
+    assert play.order("terminate", text="2") == "" and not here()["2"] and "[LW414]" in why("2")
+    play.lose("0")
+    assert here() == dict.fromkeys("012", False) and why("0") == ""
+
+
+def test_while_control_has_just_started_anew_who_computed_counts_as_here() -> None:
+    """They are about to be back, as far as anybody knows; who was away before is not."""
+    play = Play("0", "1").begin()
+    away = {sphere: replace(seat, connected=False) for sphere, seat in play.state.seats.items()}
+    play.state = replace(play.state, seats=play.state.seats.having(away))
+    assert not any(each.here for each in health_of(play.state, play.now_s).spheres)
+    play.state = replace(play.state, adopting_s=play.now_s + 1.0)
+    assert all(each.here for each in health_of(play.state, play.now_s).spheres)
+    play.state = replace(play.state, paths=("0", "1", "2"))
+    assert play.hello("2") == ""
+    play.lose("2")
+    assert [each.here for each in health_of(play.state, play.now_s).spheres] == [True, True, False]
 
 
 def test_statistics_of_a_node_are_the_sums_of_the_spheres_under_it() -> None:

@@ -29,6 +29,15 @@ def test_a_get_waits_until_all_its_keys_exist() -> None:
     assert put(made, "b", b"3") == [(1, StoreReply(request=1))]
 
 
+def test_nothing_is_added_to_what_is_no_number_that_can_be_written() -> None:
+    """Of thousands of digits Python writes none: that is the asker's trouble alone."""
+    made = store()
+    for value in (b"x", b"9" * 4_300):
+        put(made, "a", value)
+        ((_, reply),) = made.handle(1, StoreAdd(generation=GENERATION, request=2, key="a", amount=1))
+        assert not reply.found
+
+
 def test_a_peek_is_answered_at_once() -> None:
     """found says whether all exist."""
     made = store()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from control.apply import apply
 from control.config import Settings
@@ -129,7 +130,8 @@ def answered(state: State, *stored: Stored, digest: str | None = None, has_v0: b
             digest=digest,
             stored=list(stored),
         )
-        state = replace(state, seats={**state.seats, member.sphere: replace(state.seats[member.sphere], ready=ready)})
+        answered = replace(state.seats[member.sphere], ready=ready)
+        state = replace(state, seats=state.seats.having({member.sphere: answered}))
     state, sent, _ = settled(state)
     gos = [message for message in sent if isinstance(message, Go)]
     return state, gos[0] if gos else state.ended.reason if state.ended else "nothing"
@@ -148,7 +150,7 @@ def test_nobody_of_before_is_expected_and_nothing_of_it_is_over(tmp_path: Path) 
     with Ledger.open(tmp_path / "ledger.db", "run") as ledger:
         stopped_at(ledger)
     state = gone_on(tmp_path)
-    assert (state.paths, state.tree, state.seats, state.begun, state.ended) == (("0", "1"), "2", {}, None, None)
+    assert (state.paths, state.tree, len(state.seats), state.begun, state.ended) == (("0", "1"), "2", 0, None, None)
     assert state.status is ControlStatus.INITIALIZING and state.adopting_s is None and state.resumed
     assert (state.next_sphere, state.generation, state.founded) == (2, GENERATION, "d0")
     assert state.versions.top == 12 and state.saves.last == at(10)

@@ -30,7 +30,7 @@ GENERATION = (1, 1)
 OF_SPHERES: list[ToControl] = [
     Hello(run_id="run", path="0", pid=1, host="here"),
     Proof(fingerprint={}, micro_batches=1, max_steps=1),
-    Beat(generation=GENERATION, number=1, echo=0, phase=Phase.COMPUTING, position=Position()),
+    Beat(generation=GENERATION, number=1, phase=Phase.COMPUTING, position=Position()),
     Row(generation=GENERATION, version=1),
     Ready(generation=GENERATION, position=Position(), holds_state=True),
     Closed(generation=GENERATION, version=1, digest="d"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from control.events import CheckpointSaved, SaveGivenUp, SphereReturned
 from control.flights import SAVE_S

@@ -161,7 +161,7 @@ def test_the_status_of_a_thousand_spheres_fits_into_a_frame() -> None:
     state = State(run_id="run", paths=paths)
     for sphere, path in enumerate(paths, 1):
         hello = Hello(run_id="run", path=path, pid=1_000_000 + sphere, host=f"machine-{sphere}.example.org")
-        beat = Beat(generation=(1, 1), number=9, echo=9, phase=Phase.COMPUTING, position=Position(), cpu_s=1 / 3)
+        beat = Beat(generation=(1, 1), number=9, phase=Phase.COMPUTING, position=Position(), cpu_s=1 / 3)
         row = row_of(10**6, sphere, paths, round_trips={f"{path} – {sphere}": 0.05} if sphere % 10 == 0 else {})
         for event in (
             SphereCame(sphere=sphere, hello=hello, at_s=0.0),

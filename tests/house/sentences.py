@@ -28,7 +28,7 @@ CARRIERS: dict[str, tuple[str, int | None]] = {
 }
 # Functions that give a sentence back; one that has nothing to say gives "" or None.
 SPEAKERS = {
-    *("_compare", "_conflict_text", "_overdue", "_sentence", "_silence", "_trouble_of", "_why_broken"),
+    *("_compare", "_conflict_text", "_overdue", "_sentence", "_silence", "_trouble_of", "why_broken"),
     *("_why_not_sound", "found", "soundness", "told", "why_not_as_written", "why_not_equal", "_apart"),
     *("why", "_why", "_why_out_of_reach"),
     *("why_not_here", "_why_no_place", "why_not_allowed", "why_not_enrolled", "why_not_said", "why_refused"),
@@ -44,12 +44,13 @@ PASSED_ON = {
     ("control/decide.py", "begun"),  # of `rollcall.found`
     ("control/decide.py", "texts[0]"),  # the refusal itself
     ("control/process.py", "said[-1].removeprefix('control: ')"),  # control's own last words
-    ("control/server.py", 'f"control can\'t go on: {error}"'),  # a LedgerError
+    ("control/errors.py", 'f"control can\'t go on: {error}"'),  # a LedgerError
     ("lightwatch/cli/chaos.py", "pair.last_word('clean')"),  # of the command itself
     ("lightwatch/cli/chaos.py", "sentence"),  # of a report
     ("lightwatch/cli/crew.py", "item['why']"),  # a supervisor's own
     ("lightwatch/cli/doctor.py", "said['text']"),  # of the process that computes the fingerprint
-    ("lightwatch/cli/main.py", "'interrupted'"),
+    ("lightwatch/cli/join.py", "trouble"),  # of the crew, with their codes
+    ("lightwatch/cli/main.py", "str(interrupted) or 'interrupted'"),
     ("spheres/launch.py", "leaving.code"),  # what a script gave to sys.exit
 }
 

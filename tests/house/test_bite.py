@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -88,14 +89,20 @@ def test_a_test_that_fails_anyway_proves_nothing(tree: Path) -> None:
     assert "must pass before" in done.stdout
 
 
+@cache
+def tree_of(path: str) -> ast.Module:
+    """Of one of the project's files: hundreds of rows name the same."""
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["function"])
 def test_the_table_names_what_there_is(row: dict[str, str]) -> None:
     """A function and a test of the names given; a row is a feature, a function and a test."""
     assert set(row) == {"feature", "function", "test"}
     path, _, name = row["function"].partition(":")
-    node: ast.AST = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    node: ast.AST = tree_of(path)
     for part in name.split("."):
         node = next(each for each in ast.iter_child_nodes(node) if getattr(each, "name", None) == part)
     path, _, name = row["test"].partition("::")
-    names = {each.name for each in ast.parse((ROOT / path).read_text(encoding="utf-8")).body if hasattr(each, "name")}
+    names = {each.name for each in tree_of(path).body if hasattr(each, "name")}
     assert name.partition("[")[0] in names

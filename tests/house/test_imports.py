@@ -40,6 +40,7 @@ PURE = {
         for name in (
             "admit",
             "apply",
+            "awaited",
             "checkup",
             "decide",
             "delays",
@@ -52,7 +53,7 @@ PURE = {
             "plan",
         )
     ),
-    *(f"control.{name}" for name in ("entrance", "report", "roles", "state", "status", "totals", "tree", "versions")),
+    *(f"control.{name}" for name in ("report", "roles", "seats", "state", "status", "totals", "tree", "versions")),
     "spheres.state",
 }
 IMPURE_STDLIB = {
@@ -63,6 +64,7 @@ IMPURE_STDLIB = {
 CONTROL_FOR_SPHERES = {
     *("control.protocol", "control.status", "control.wire", "control.errors", "control.crash"),
     *("control.keyfile", "control.handshakes"),  # both ends lock their sockets alike
+    "control.descriptors",  # gloo's and libzmq's sockets are asked alike
     *("control.config", "control.enrol", "control.tokens"),  # what an address, a join line is
     *("control.brief", "control.entrance"),  # what a run is
     "control.checkup",  # a doctor's card
@@ -84,7 +86,11 @@ def allowed(name: str, imported: Import) -> bool:
     if imported.package in STDLIB:
         return name not in PURE or imported.package not in IMPURE_STDLIB
     if name in PURE:
-        return own(imported, package) or (name == "spheres.state" and spheres_may(imported)) or module == "msgspec"
+        return (
+            own(imported, package)
+            or (name == "spheres.state" and spheres_may(imported))
+            or imported.package == "msgspec"
+        )
     if name == "lightwatch" and imported.typing_only:
         return imported.package in {"lightwatch", "control"}
     if name in LIGHT:

@@ -11,6 +11,7 @@ from control.generations import TAKEOVER_S
 from control.protocol import NO_GENERATION, Answer, Go, Hello, How, Orders, Tick, ToSphere, View, Welcome
 from control.protocol import Event as Story
 from control.server import Server
+from control.state import State
 from spheres.words import position_of
 from tests.simulation import laws
 from tests.simulation.disk import Disk
@@ -48,6 +49,9 @@ class Control(Server):
         if isinstance(error, laws.Broken):
             raise error
         laws.nobody_breaks(error, "control")
+
+    def _stumbled(self, before: State, identity: bytes, error: Exception, now_s: float, request: str = "") -> None:
+        raise error
 
     def _admit_hello(self, identity: bytes, hello: Hello, now_s: float) -> None:
         newer = hello.incarnation > self.state.incarnation and not self.state.remembers
@@ -213,7 +217,7 @@ class Host:
                     self.told = told._replace(go=message.generation)
                 case Orders():
                     self.told = told._replace(orders=max(told.orders, message.orders[-1].number))
-                case Tick() | Welcome():
+                case Welcome():
                     self.told = told._replace(rows=max(told.rows, message.rows_held))
                 case _:
                     pass

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from control.protocol import Go, Hello, Orders, StoreReply, StoreRequest, Tick, ToSphere, View, Welcome
+from control.protocol import Dial, Go, Hello, Orders, StoreReply, StoreRequest, Tick, ToSphere, View, Welcome
 from control.wire import encode
 from spheres.link import Link
 from spheres.outbox import Outbox
@@ -106,6 +106,9 @@ class ToyLink(Link):
 
     def _hear(self, message: ToSphere) -> None:
         before = self._heard
+        if isinstance(message, Dial):
+            self._owner.dials.append((self._owner.world.now_s + message.within_s, message))
+            return
         if isinstance(message, Welcome):
             self._speaker = message.incarnation
         elif isinstance(message, Tick | Orders):  # one that adopts counts on, as it learns how far another had counted

@@ -82,15 +82,20 @@ class Wire:
         self.below = self.above = False
 
     def fall_silent(self, now_s: float) -> None:
-        """Close the ends that have heard nothing for too long, and those that hear of it."""
-        if self.above and self.up.gave_up(now_s):
-            self.above = False
-            self.below = self.below and self.down.is_deaf(now_s)
+        """Close the sphere's end if it has heard nothing for too long, and an end whose other one has closed, once that
+        can be heard."""
         if self.below and self.down.gave_up(now_s):
             self.below = False
-            self.above = self.above and self.up.is_deaf(now_s)
+        self.above = self.above and (self.below or self.up.is_deaf(now_s))
+        self.below = self.below and (self.above or self.down.is_deaf(now_s))
         if not self.above and not self.below:
             self.cut()
+
+    def hang_up_if_silent(self, now_s: float) -> None:
+        """The same of control's end, where control misses heartbeats."""
+        if self.above and self.up.gave_up(now_s):
+            self.above = False
+        self.fall_silent(now_s)
 
 
 class Gate:
@@ -134,6 +139,11 @@ class Gate:
 
     def strangers(self) -> dict[str, int]:
         return {}
+
+    def cut_if_silent(self, identity: bytes) -> None:
+        wire = self._last.get(identity)
+        if wire is not None:
+            wire.hang_up_if_silent(self.host.world.now_s)
 
     def send(self, identity: bytes, frame: bytes) -> bool:
         if identity == CLIENT:

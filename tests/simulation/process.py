@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from control.protocol import (  # fmt: skip
     LEFT,
     NO_GENERATION,
+    Dial,
+    Dialed,
     End,
     Failed,
     Go,
@@ -31,6 +33,7 @@ from spheres.shares import Shares
 from spheres.state import Heard
 from spheres.words import position_of
 from tests.simulation import laws
+from tests.simulation.dials import is_reached, stack_of
 from tests.simulation.group import Group, Waits
 from tests.simulation.laws import Weights
 from tests.simulation.link import ToyLink
@@ -60,7 +63,7 @@ class Process:
     def __init__(self, world: World, path: str, pid: int, former: int, chance: random.Random) -> None:
         self.world, self.path, self.pid, self.chance = world, path, pid, chance
         self.identity = str(pid).encode()
-        hello = Hello(run_id="run", path=path, pid=pid, host="here", former=former, port=1)
+        hello = Hello(run_id="run", path=path, pid=pid, host="here", former=former, port=1, stack=stack_of(world, path))
         self.link = ToyLink(self, hello, world.silence_s / 4)
         self.alive = True
         self.stopped_s = self.frozen_until_s = self.hung_until_s = 0.0
@@ -82,6 +85,8 @@ class Process:
         self._reported = -1
         self._closings = self._computing = self._units = 0
         self._look_s = float("inf")
+        self.dials: list[tuple[float, Dial]] = []
+        """Until when each is tried."""
         self._main = self._run()
 
     def __repr__(self) -> str:
@@ -111,6 +116,8 @@ class Process:
         self.link.turn(now_s, self.chance.choice((0, 1, 2, 8)))
         if self._look_s <= now_s:
             self._look()
+        if self.dials:
+            self._dial()
         if self.hung_until_s > now_s:
             return False
         for _ in range(self.chance.randrange(self.world.moves)):
@@ -215,6 +222,16 @@ class Process:
         elif not gone or self.link.standing.failed_in != self._generation:
             return
         self.link.stand(unreachable=gone)
+
+    def _dial(self) -> None:
+        """Tell of each dial once all were reached, or its time is over."""
+        for each in list(self.dials):
+            until_s, dial = each
+            gone = [peer.sphere for peer in dial.peers if not is_reached(self.world, self.path, peer.sphere)]
+            if not gone or self.world.now_s >= until_s:
+                self.dials.remove(each)
+                self.world.mark("dial failed" if gone else "dialed")
+                self.link.send(Dialed(tried=[peer.sphere for peer in dial.peers], gone=gone))
 
     def _sick(self, why: str) -> NoReturn:
         self.world.mark("sphere is sick")

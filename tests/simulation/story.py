@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 from unittest.mock import patch
 
+import control.outgoing
 import control.server
 import spheres.link
 from tests.simulation.laws import Broken
@@ -38,7 +39,7 @@ def played(seed: int, left_out: frozenset[int] = frozenset()) -> Played:
     law = ""
     try:
         with (
-            patch.object(control.server, "points", world.points),
+            patch.object(control.outgoing, "points", world.points),
             patch.object(control.server, "AwakeClock", lambda: world.points.host),
             patch.object(spheres.link, "time", CLOCK),
         ):

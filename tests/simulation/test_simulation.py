@@ -42,7 +42,7 @@ def test_the_seeds_have_met_everything() -> None:
     faults = {f"fault {kind}" for kind in (*OF_A_SPHERE, *OF_THE_WORLD)}
     ways = {"go here", "go here keep", "go record", "go fetch", "go load", "overflow", "closing tail", "torn line"}
     facts = {"SphereExpelled", "SphereBarred", "VersionSettled", "Remembered", "OrderTook", "control fenced",
-             "SphereReleased", "sphere left", "left too late"}  # fmt: skip
+             "SphereReleased", "sphere left", "left too late", "NewcomersReached", "dial failed"}  # fmt: skip
     assert not (faults | ways | facts) - set(COVERED)
 
 

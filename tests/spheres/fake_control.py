@@ -26,9 +26,7 @@ def welcome(message: ToControl) -> list[ToSphere]:
 class FakeControl:
     """`received` holds all that came, in order; `events` the monitor's. `say` sends to the peer heard last."""
 
-    def __init__(
-        self, answers: Answers = welcome, port: int = 0, heartbeat_ms: int = 0, host: str = "127.0.0.1"
-    ) -> None:
+    def __init__(self, answers: Answers = welcome, port: int = 0, host: str = "127.0.0.1") -> None:
         self.received: list[ToControl] = []
         self.events: list[int] = []
         self._answers = answers
@@ -40,10 +38,6 @@ class FakeControl:
         self._router = self._context.socket(zmq.ROUTER)
         self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._router.setsockopt(zmq.LINGER, 0)
-        if heartbeat_ms:
-            self._router.setsockopt(zmq.HEARTBEAT_IVL, heartbeat_ms // 5)
-            self._router.setsockopt(zmq.HEARTBEAT_TIMEOUT, heartbeat_ms)
-            self._router.setsockopt(zmq.HEARTBEAT_TTL, heartbeat_ms)
         self._monitor = self._router.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._router.setsockopt(zmq.IPV6, int("[" in host))
         self._router.bind(f"tcp://{host}:{port or '*'}")

@@ -148,6 +148,7 @@ def test_joiners_form_a_chain_and_each_link_carries_one_state(larders: list[Lard
     assert all(same(whole[number].snapshot(), state_of(5)) for number in range(2))
     assert sorted(state.given) == list(range(COUNT))
     assert holder.handed_bytes == first.handed_bytes == SIZE
+    assert all(SIZE < fetch.came_bytes < 2 * SIZE for fetch in fetches), f"of {SIZE}: {fetches[0].came_bytes}"
 
 
 LIFE = """

@@ -54,7 +54,7 @@ def test_a_control_that_comes_back_is_told_who_is_here_and_the_rows_it_lacks() -
     link = Link(first.address, HELLO, 1.0)
     link.open(5.0)
     memory = Memory(generation=GENERATION, members=[Member(sphere=7, path="a/0")], position=Position(version=1))
-    first.say(Orders(incarnation=1, orders=[Wanted(number=1)]))
+    first.say(Orders(incarnation=1, orders=[Wanted(number=1, paces={7: 0.5})]))
     link.wait(lambda heard: heard.seen or None, 5.0)
     link.remember(memory)
     for version in range(1, 6):

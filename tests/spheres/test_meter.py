@@ -83,6 +83,17 @@ def test_a_ledger_outlives_its_generations() -> None:
     assert (line.up, line.down, line.seconds) == (300 + 400, 300 + 400, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("donor", "level", "node"), [("eu/a/1", 2, "eu/a"), ("eu/b/0", 1, "eu"), ("us/c/0", 0, ""), ("eu-2/a/0", 0, "")]
+)
+def test_a_fetched_state_is_booked_where_its_way_turns(donor: str, level: int, node: str) -> None:
+    """A state from the other side of the ocean is the root's; its bytes are no sums, and the least is without them."""
+    meter = Meter("eu/a/0")
+    meter.fetched(donor, 600)
+    meter.fetched(donor, 100)
+    assert meter.lines() == [Traffic(level=level, node=node, states=700)]
+
+
 def test_links_have_the_names_of_the_nodes_at_their_ends() -> None:
     members = [Member(sphere=i, path=path) for i, path in enumerate(["eu/a/0", "eu/a/1", "eu/b/0", "us/c/0"])]
     plans = plan_levels(members, 0)

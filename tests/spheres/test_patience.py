@@ -27,9 +27,9 @@ def test_a_control_that_ticks_is_waited_for_and_one_that_is_silent_is_not_for_ev
         looked: list[int] = []
 
         def pick(heard: Any) -> bool | None:
-            looked.append(heard.tick)
+            looked.append(heard.ticks)
             if len(looked) < 40:  # for far longer than the silence that is allowed
-                control.say(Tick(incarnation=1, number=len(looked), echo=0))
+                control.say(Tick(incarnation=1))
                 return None
             return True
 

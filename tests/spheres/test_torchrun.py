@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 
 import pytest
+from torch.distributed.launcher.api import LaunchConfig
 
 from control.tree import check_path_of_sphere
+from spheres.supervise import DRAIN_S
 from spheres.torchrun import host_path, slot
 
 ONE_OVER_TWO = {"GROUP_WORLD_SIZE": "2", "GROUP_RANK": "1", "LOCAL_RANK": "3", "RANK": "7", "WORLD_SIZE": "8"}
@@ -31,3 +33,10 @@ def test_a_torchrun_of_this_machine_alone_or_none_names_it(
 def test_any_name_of_a_host_makes_a_path(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: name)
     check_path_of_sphere(f"{host_path({})}/{slot({})}")
+
+
+def test_torchrun_waits_for_longer_than_leaving_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It kills what has not ended so long after it was signalled itself."""
+    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
+    waits_s = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=1).shutdown_timeout
+    assert waits_s is not None and waits_s > DRAIN_S
