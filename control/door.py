@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import random
+import select
 import struct
 import time
 from collections import Counter
@@ -129,6 +130,10 @@ class Door:
             self._router.setsockopt(option, value)
         self._monitor = self._router.get_monitor_socket(EVENTS)
         self._monitor.setsockopt(zmq.LINGER, 0)
+        self._news = select.poll()
+        """Whether the monitor has anything, asked a tenth as dear as of libzmq. Only right once all was read: then what
+        comes wakes its descriptor."""
+        self._news.register(self._monitor.FD, select.POLLIN)
         self._connections = Connections()
         self._knocks = Knocks()
         self._shut = Shut()
@@ -186,8 +191,9 @@ class Door:
         return {thing for thing, _ in poller.poll(max(math.ceil(left_ms), 0))}
 
     def receive(self) -> list[Heard]:
-        """What has come in, in order, at most BATCH frames; before them, who has left by now. Never blocks."""
-        came: list[tuple[bytes, bytes, int | None, str]] = []
+        """What has come in, in order, at most BATCH frames. Never blocks."""
+        self._look_after()
+        heard, self._gone = self._gone, []
         for _ in range(BATCH):
             try:
                 identity = self._router.recv(zmq.NOBLOCK)
@@ -197,16 +203,14 @@ class Door:
                 self._router.recv_multipart()  # by copying, a third of the time: there may be very many
                 continue
             frame = self._router.recv(copy=False)
+            if self._news.poll(0):
+                self._read_monitor(heard)
             if frame.more:
                 self._drop_the_rest()
             else:
                 key = str(frame.get("User-Id")) if self._gate is not None else ""
-                came.append((identity, frame.bytes, _descriptor(frame), key))
-        self._look_after()
-        heard, self._gone = self._gone, []
-        for identity, said, descriptor, key in came:
-            live = descriptor is not None and self._connections.spoke(descriptor, identity)
-            heard.append(Arrived(identity, said, live, key))
+                heard.append(Arrived(identity, frame.bytes, self._learn(identity, frame), key))
+        self._read_monitor(heard)
         return heard
 
     def _look_after(self) -> None:
@@ -230,6 +234,13 @@ class Door:
         """A message of more frames is none of ours."""
         while self._router.recv(copy=False).more:
             pass
+
+    def _learn(self, identity: bytes, frame: zmq.Frame) -> bool:
+        try:
+            descriptor = int(frame.get(zmq.SRCFD))
+        except zmq.ZMQError:  # of a stranger that libzmq takes for a peer of before 2012: no message of ours follows
+            return False
+        return self._connections.spoke(descriptor, identity)
 
     def _read_monitor(self, heard: list[Heard]) -> None:
         while True:
@@ -302,11 +313,3 @@ class Door:
                 each.close()
         self._router.close(LINGER_MS)
         self._context.term()
-
-
-def _descriptor(frame: zmq.Frame) -> int | None:
-    """The one it came through."""
-    try:
-        return int(frame.get(zmq.SRCFD))
-    except zmq.ZMQError:  # of a stranger that libzmq takes for a peer of before 2012: no message of ours follows
-        return None

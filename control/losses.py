@@ -43,17 +43,12 @@ def is_gone(state: State, seat: Seat, now_s: float) -> bool:
 
     A neighbour whose collective broke is a second witness: then the closed connection counts at once.
     """
-    if _is_out(state, seat):
+    if seat.expelled or seat.released or seat.failed is not None or state.sphere_at.get(seat.path) != seat.sphere:
         return True
     if seat.connected:
         return False
     broke = any(other.broke_s is not None for other in state.seats.values())
     return broke or now_s - seat.lost_s >= GRACE * state.silence_s
-
-
-def _is_out(state: State, seat: Seat) -> bool:
-    """Whether it is not to be counted on, however its connection stands."""
-    return bool(seat.expelled or seat.released or seat.failed or state.sphere_at.get(seat.hello.path) != seat.sphere)
 
 
 def is_here(state: State, seat: Seat, now_s: float) -> bool:
@@ -62,7 +57,7 @@ def is_here(state: State, seat: Seat, now_s: float) -> bool:
         return False
     if seat.sphere in state.reach.newcomers:
         return False
-    if _is_out(state, seat) or now_s - seat.heard_s > SILENCES * state.silence_s:
+    if is_gone(state, seat, now_s) or now_s - seat.heard_s > SILENCES * state.silence_s:
         return False
     return not seat.bars or _reaches_all(state, seat, now_s)
 

@@ -150,8 +150,8 @@ def _with_newest(laps: tuple[Lap, ...], lap: Lap) -> tuple[Lap, ...]:
 def _with_lap(totals: Totals, lap: Lap, attempts: int) -> Totals:
     """What `merged` makes of these and one lap: every row of every sphere comes by here."""
     seconds = dict(totals.seconds)
-    for name, value in lap.seconds.items():  # as in `_plus_s`, whose call would be a fifth of this
-        seconds[name] = (round(seconds.get(name, 0.0) * MICRO) + round(value * MICRO)) / MICRO
+    for name, value in lap.seconds.items():
+        seconds[name] = _plus_s(seconds.get(name, 0.0), value)
     return replace(
         totals,
         versions=totals.versions + 1,

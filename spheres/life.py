@@ -9,7 +9,7 @@ import socket
 import sys
 from dataclasses import dataclass
 
-from . import handover
+from . import handover, pids
 from .launch import CODE, LEAVE, MADE, Pipes
 from .post import TOLD, Post
 
@@ -136,7 +136,7 @@ class Life:
 
     def kill(self) -> None:
         if self.handle >= 0 and sys.platform == "linux":
-            signal.pidfd_send_signal(self.handle, signal.SIGKILL)
+            pids.kill(self.handle)
         else:
             os.kill(self.pid, signal.SIGKILL)
 

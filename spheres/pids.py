@@ -68,7 +68,7 @@ def end_former(file: Path) -> int:
         return pid
     try:
         if start_time(pid) == begun:  # read with the handle in hand: from here on it is this one
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            kill(handle)
             ended = select.poll()
             ended.register(handle, select.POLLIN)
             ended.poll()
@@ -76,6 +76,12 @@ def end_former(file: Path) -> int:
     finally:
         os.close(handle)
     return pid
+
+
+def kill(handle: int) -> None:
+    """Kill the process behind a pidfd, if it has not ended: its parent may have reaped it in this moment. Linux only."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
 
 
 def _end_group(pid: int) -> None:

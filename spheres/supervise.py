@@ -27,6 +27,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from control import crash
@@ -89,6 +90,9 @@ class Supervisor:
                 code = self._turn()
                 if code is not None:
                     return code
+        except Exception as error:
+            traceback.print_exc()
+            return self._give_up(f"its supervisor broke: {type(error).__name__}: {error}")
         finally:
             self._close()
 

@@ -207,6 +207,33 @@ def test_a_worker_of_an_earlier_supervisor_is_dead_before_another_begins(house: 
         earlier.wait()
 
 
+def test_a_former_worker_that_is_reaped_in_the_moment_it_is_killed_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parent may do so between the look at who it is and the signal."""
+    file = tmp_path / "worker.pid"
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as child:
+        pids.write(file, child.pid)
+        of = pids.start_time
+
+        def reaped(pid: int) -> int | None:
+            begun = of(pid)
+            child.kill()
+            child.wait()
+            return begun
+
+        monkeypatch.setattr(pids, "start_time", reaped)
+        assert pids.end_former(file) == child.pid and is_gone(child.pid)
+
+
+def test_a_supervisor_that_breaks_says_so_before_it_ends(house: House) -> None:
+    """Else its launcher would know nothing but that a sphere is gone. Here over a config that nobody can read."""
+    (house.folder / "config.toml").write_text("[control")
+    process = house.work(SLEEP).supervise()
+    last = items(process)[-1]
+    assert process.wait() == 1 and last["gave_up"] == "0" and "its supervisor broke: ConfigError" in last["why"]
+
+
 def test_a_thread_that_never_ends_does_not_keep_a_worker(house: House) -> None:
     """A stuck thread of a script must not keep a sphere from leaving."""
     process = house.work("threading.Thread(target=time.sleep, args=(600,)).start()").supervise()
