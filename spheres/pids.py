@@ -79,7 +79,7 @@ def end_former(file: Path) -> int:
 
 
 def kill(handle: int) -> None:
-    """Kill the process behind a pidfd, if it has not ended: its parent may have reaped it in this moment. Linux only."""
+    """Kill the process behind a pidfd, unless it has ended: its parent may reap it in this moment. Linux only."""
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(handle, signal.SIGKILL)
 
